@@ -1,0 +1,52 @@
+"""Make an archive searchable: one vector a series, with its metadata, in an index folder.
+
+Runs again in seconds: only what is new or changed is encoded. labels.csv, participants.tsv and reports.csv at the
+archive's root are taken by themselves.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = (
+    "decipher encode ./archive",
+    "decipher encode ./archive -i hospital-a --labels ages.csv",
+)
+
+
+def encode(
+    archive: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI files, or one file.")],
+    index: Annotated[Path | None, typer.Option("-i", "--index", help="Index folder. Default: decipher-index.")] = None,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="Model folder or shipped name.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Table of labels (CSV, TSV or Parquet).")] = None,
+    reports: Annotated[Path | None, typer.Option(help="Table of reports.")] = None,
+    min_slices: Annotated[int, typer.Option(min=1, help="Fewest slices of a DICOM series.")] = 5,
+    workers: Annotated[int, typer.Option(min=0, help="Reading threads; 0: one a processor.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    strict: Annotated[bool, typer.Option("--strict", help="End with code 3 when something was rejected.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")] = False,
+) -> None:
+    from dataclasses import asdict
+
+    from decipher_cli.output import progress, put_json, say
+    from decipher_cli.places import index_folder
+    from index.encode import EncodeOptions, encode_archive
+
+    options = EncodeOptions(model, labels, reports, min_slices, workers, device)
+    folder = index_folder(index)
+    with progress() as bars:
+        done = encode_archive(archive, folder, options, bars)
+    for note in done.notes:
+        say(note)
+    if done.missing:
+        say(f"{done.missing} series of the index are no longer in {archive}; they stay.")
+    if done.rejected:
+        say(f"{done.rejected} files rejected, each with its reason in {folder / 'rejects.parquet'}")
+    if as_json:
+        put_json({k: v for k, v in asdict(done).items() if k != "notes"})
+    else:
+        say(f"{done.encoded} series encoded, {done.unchanged} unchanged, in {done.seconds:.1f} s -> {folder}")
+        say(f'Next: decipher search "T2 hyperintense lesion"{"" if index is None else f" -i {index}"}')
+    if strict and done.rejected:
+        raise typer.Exit(3)

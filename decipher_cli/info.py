@@ -1,0 +1,83 @@
+"""What is this? The program's versions, models and presets, or what a folder holds: an index, a model, a run.
+
+Answers at once, without loading the encoder.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXAMPLES = (
+    "decipher info",
+    "decipher info decipher-index",
+    "decipher info --json",
+)
+
+
+def info(
+    path: Annotated[
+        Path | None, typer.Argument(help="An index, a model or a run. Default: the program itself.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    from decipher_cli.output import put, put_json
+
+    found = _program() if path is None else _folder(path)
+    if as_json:
+        put_json(found)
+        return
+    width = max(map(len, found))
+    for name, value in found.items():
+        put(f"{name:<{width}}  {_words(value)}")
+
+
+def _program() -> dict[str, Any]:
+    import platform
+    from importlib.metadata import version
+
+    from training.config import preset_names
+
+    packages = ("torch", "faiss-cpu", "polars", "pydicom", "nibabel", "monai", "transformers")
+    return {
+        "kind": "program",
+        "decipher": version("decipher-mri"),
+        "python": platform.python_version(),
+        "models": _shipped(),
+        "presets": preset_names(),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def _shipped() -> list[str]:
+    weights = Path(__file__).resolve().parent.parent / "models" / "weights"
+    return sorted(p.parent.name for p in weights.glob("*/model.safetensors"))
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    """Errors: DecipherError for a path that is nothing of ours."""
+    from index.store import Index, is_index
+    from models.errors import DecipherError
+
+    if is_index(path):
+        index = Index.open(path)
+        rejects = index.rejects
+        counts = {"series": len(index), "dim": index.dim, "model": index.passport["name"]}
+        return {"kind": "index", **counts, "rejected": 0 if rejects is None else rejects.height, **index.card}
+    if (path / "model.safetensors").is_file():
+        config = json.loads((path / "config.json").read_text())
+        return {"kind": "model", **config, "card": str(path / "card.md")}
+    if (path / "run.json").is_file():
+        lines = (path / "metrics.jsonl").read_text().splitlines() if (path / "metrics.jsonl").is_file() else []
+        last = json.loads(lines[-1]) if lines else {}
+        return {"kind": "run", **json.loads((path / "run.json").read_text())["config"], "last": last}
+    if not path.exists():
+        raise DecipherError(f"There is no {path}.", "Type decipher info for the program itself.")
+    raise DecipherError(f"{path} is no index, model or run.", f"To see what MRI it holds: decipher scan {path}")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

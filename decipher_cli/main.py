@@ -1,0 +1,79 @@
+"""`decipher`: the commands, and what happens when something goes wrong.
+
+Decisions: every command's heavy imports stand in its body, so that help and usage errors answer at once. Exit codes: 0
+done, 1 an error told in one sentence with a hint, 2 wrong usage, 3 something was rejected under --strict, 130 Ctrl-C.
+"""
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import typer
+
+from models.errors import DecipherError
+
+COMMANDS = ("demo", "scan", "encode", "search", "probe", "classify", "train", "info")
+PACKAGES = ("models", "index", "training", "decipher_cli")
+
+app = typer.Typer(
+    name="decipher",
+    help="Find patients in archives of MRI: train, encode, search and probe with a 3D vision-language encoder.",
+    epilog='Start with: decipher demo   or: decipher encode ./archive && decipher search "T2 hyperintense lesion"',
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+@app.callback(invoke_without_command=True)
+def version_option(version: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"decipher {installed('decipher-mri')}")
+        raise typer.Exit()
+
+
+def _register() -> None:
+    for name in COMMANDS:
+        module = import_module(f"decipher_cli.{name}")
+        examples = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in module.EXAMPLES)
+        app.command(name, help=module.__doc__.strip(), epilog=examples)(getattr(module, name))
+
+
+def main() -> None:
+    """Entry point of `decipher`."""
+    from decipher_cli.output import say, say_error
+
+    try:
+        _register()
+        app()
+    except DecipherError as error:
+        say_error(error.message, error.hint)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("Stopped. What was committed stays; the same command goes on from there.")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except ImportError as missing:
+        shadowed = _shadowed(missing)
+        if not shadowed:
+            raise
+        say_error(shadowed, "Install decipher in an environment of its own: pipx install decipher-mri")
+        sys.exit(1)
+
+
+def _shadowed(missing: ImportError) -> str:
+    """A sentence when one of our packages is hidden by another of the same name, else nothing."""
+    ours = Path(__file__).resolve().parent.parent
+    for name in PACKAGES:
+        module = sys.modules.get(name)
+        place = Path(getattr(module, "__file__", None) or ours / name / "__init__.py").resolve().parent.parent
+        if place != ours:
+            return f"Another package named {name!r} in {place} hides decipher's own ({missing})."
+    return ""

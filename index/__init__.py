@@ -1,0 +1,1 @@
+"""Archives: files to series to volumes; the catalogue, the vectors, the search."""

@@ -1,0 +1,101 @@
+"""The live rows of several segments as one table: records, vectors and captions under one row number.
+
+Decisions: records are read by column and by row, vectors are memory-mapped, so that nothing here reads more than it is
+asked for; what is read whole (`records`, `vectors`, `captions`) is kept until the segments change.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from index.segment import Segment
+
+
+class Rows:
+    """Rows of `dim` = E wide vectors, numbered from 0 through all segments, those that were removed left out."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self.segments: Sequence[Segment] = []
+
+    def __len__(self) -> int:
+        return sum(segment.live for segment in self.segments)
+
+    @cached_property
+    def records(self) -> pl.DataFrame:
+        """All columns of all live rows, in order. Read at first use; see `columns` and `rows` for less."""
+        return self.columns(None)
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """float32 (n, E) of the live rows; memory-mapped where one segment without tombstones holds them all."""
+        return self._joined("vectors")
+
+    @cached_property
+    def captions(self) -> np.ndarray:
+        """float32 (n, E): the text vector of each row's tag caption; otherwise as `vectors`."""
+        return self._joined("captions")
+
+    @cached_property
+    def schema(self) -> dict[str, pl.DataType]:
+        """Column names and types over all segments."""
+        frames = [segment.scan() for segment in self.segments]
+        return dict(pl.concat(frames, how="diagonal_relaxed").collect_schema()) if frames else {}
+
+    def columns(self, names: Iterable[str] | None) -> pl.DataFrame:
+        """The live rows of some columns (None: of all), in order; a segment that lacks a column gives nulls."""
+        wanted = None if names is None else list(dict.fromkeys(names))
+        if not self.segments:
+            return pl.DataFrame(schema=dict.fromkeys(wanted or ["series_id"], pl.String))
+        frame = pl.concat([segment.columns(wanted) for segment in self.segments], how="diagonal_relaxed").rechunk()
+        return frame if wanted is None else frame.select([name for name in wanted if name in frame.columns])
+
+    def rows(self, rows: np.ndarray) -> pl.DataFrame:
+        """All columns of the given live rows, in the order given; reads little more than those rows."""
+        if not len(rows):
+            return pl.DataFrame(schema=self.schema)
+        if "records" in self.__dict__:
+            return self.records[np.asarray(rows, dtype=np.int64)]
+        order, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
+        parts = [segment.take(own) for segment, own in self._shares(order)]
+        return pl.concat(parts, how="diagonal_relaxed")[back]
+
+    def gather(self, rows: np.ndarray, kind: str = "vectors") -> np.ndarray:
+        """float32 (m, E): vectors or captions (`kind`) of the given live rows, in the order given."""
+        order, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
+        parts = [getattr(segment, kind)[segment.physical(own)] for segment, own in self._shares(order)]
+        return np.concatenate(parts)[back] if parts else np.zeros((0, self.dim), np.float32)
+
+    def similarity(self, query: np.ndarray, kind: str = "vectors") -> np.ndarray:
+        """float32 (n,): inner product of `query` (E,) with the vectors or captions (`kind`) of all live rows."""
+        query = np.ascontiguousarray(query, dtype=np.float32)
+        parts = [segment.alive(getattr(segment, kind) @ query) for segment in self.segments]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def row_of(self, series_ids: Iterable[str]) -> dict[str, int]:
+        """Live row of each of the given series that is here; the others are left out."""
+        wanted = pl.Series(list(series_ids), dtype=pl.String)
+        here = self.columns(["series_id"]).with_row_index("row").filter(pl.col("series_id").is_in(wanted.implode()))
+        return dict(zip(here["series_id"].to_list(), here["row"].to_list(), strict=True))
+
+    def _hold(self, segments: Sequence[Segment]) -> None:
+        for name in ("records", "vectors", "captions", "schema"):
+            self.__dict__.pop(name, None)
+        self.segments = segments
+
+    def _shares(self, rows: np.ndarray) -> Iterator[tuple[Segment, np.ndarray]]:
+        """Ascending live rows of the index, split by segment and counted from each segment's own first live row."""
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
+            raise IndexError(f"rows {rows[0]} to {rows[-1]} of an index of {len(self)}")
+        for segment in self.segments:
+            first, last = np.searchsorted(rows, [segment.start, segment.start + segment.live])
+            if last > first:
+                yield segment, rows[first:last] - segment.start
+
+    def _joined(self, kind: str) -> np.ndarray:
+        parts = [segment.alive(getattr(segment, kind)) for segment in self.segments]
+        if not parts:
+            return np.zeros((0, self.dim), np.float32)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)

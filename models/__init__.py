@@ -1,0 +1,1 @@
+"""Tensors: volumes, preparation, encoders, heads, saving and loading. Imports nothing of ours."""

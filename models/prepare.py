@@ -1,0 +1,134 @@
+"""A volume becomes the encoder's input: the only preprocessing, used by train, encode and search alike.
+
+Decisions:
+- The grid stays along the volume's own axes (RAS+ order, oblique as acquired); resampling is isotropic in millimetres,
+  so shapes keep their proportions, and the rest of the box is padding that the encoder masks.
+- The box is laid around the body, not around the field of view, so that empty margins and skull-stripped canvases
+  lead to the same picture.
+- Intensity is mapped by v / (v + body mean): invariant to linear rescaling, and bright scalp or vessels cannot darken
+  the rest as they do with percentile windows.
+- Average pooling before interpolation, so that fine acquisitions do not alias.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from models.config import PrepareConfig
+from models.errors import DecipherError
+from models.volume import Volume
+
+GEOMETRY = 7
+"""natural logs of: native spacing (3), field of view (3), edge of the box's voxels (1); all in mm"""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One encoder input, or a batch of them with a leading axis B.
+
+    pixels (1, S, S, S) float32 in 0..1; content (3, 2) int64, the first and past-the-last voxel of each axis that holds
+    data rather than padding; geometry (7,) float32; affine_mm (4, 4) float64, box voxel to RAS+ millimetres.
+    """
+
+    pixels: torch.Tensor
+    content: torch.Tensor
+    geometry: torch.Tensor
+    affine_mm: torch.Tensor
+
+    def to(self, device: torch.device) -> "Prepared":
+        return Prepared(*(getattr(self, f).to(device) for f in Prepared.__dataclass_fields__))
+
+
+def collate(items: list[Prepared]) -> Prepared:
+    """Stack single inputs into a batch."""
+    return Prepared(*(torch.stack([getattr(i, f) for i in items]) for f in Prepared.__dataclass_fields__))
+
+
+def prepare(volume: Volume, config: PrepareConfig) -> Prepared:
+    """Crop to the body, resample to isotropic voxels in a cubic box, normalise intensity. Deterministic, no randomness.
+
+    Errors: DecipherError when the volume is empty (one constant value).
+    """
+    data = torch.from_numpy(np.nan_to_num(volume.data[0], posinf=0.0, neginf=0.0))
+    floor, body_mean = _intensity_scale(_thin(data, config.box))
+    low, high = _body_bounds(data, floor, body_mean, config)
+    crop = data[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+    voxel_mm = float(max((high - low) * volume.spacing_mm)) / config.box
+    block, first_mm, step_mm = _resample(crop, volume.spacing_mm, voxel_mm, config.box)
+    value = (block - floor).clamp_(min=0)
+    value = value / (value + body_mean)
+    pixels, content = _centre(value, config.box)
+    affine = _box_affine(volume, low, first_mm, step_mm, content)
+    geometry = np.log(np.concatenate([volume.spacing_mm, volume.extent_mm, [voxel_mm]]))
+    return Prepared(pixels[None], content, torch.tensor(geometry, dtype=torch.float32), torch.from_numpy(affine))
+
+
+def _thin(data: torch.Tensor, most: int) -> torch.Tensor:
+    """Every n-th voxel of each axis: enough for statistics, at a fraction of the reading."""
+    steps = [max(1, n // most) for n in data.shape]
+    return data[:: steps[0], :: steps[1], :: steps[2]]
+
+
+def _intensity_scale(sample: torch.Tensor) -> tuple[float, float]:
+    """(floor, mean of the body above the floor); the body is what is brighter than the overall mean."""
+    flat = sample.flatten()
+    for floor in (flat.kthvalue(max(1, flat.numel() // 100)).values, flat.min()):
+        above = (flat - floor).clamp(min=0)
+        body = above[above > above.mean()]
+        if body.numel():
+            return float(floor), float(body.mean())
+    raise DecipherError("The volume is empty: all its voxels have one value.", "Leave it out of the archive.")
+
+
+def _body_bounds(
+    data: torch.Tensor, floor: float, body_mean: float, config: PrepareConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and past-the-last voxel of each axis: where at least 0.5 % of a slab is body, and one thin step around."""
+    thin = _thin(data, config.box)
+    above = (thin - floor).clamp(min=0)
+    body = (above / (above + body_mean) > config.body).float()
+    low, high = [], []
+    for axis in range(3):
+        share = body.mean(dim=[a for a in range(3) if a != axis])
+        rows = torch.nonzero(share >= min(0.005, float(share.max())))[:, 0]
+        step = max(1, data.shape[axis] // config.box)
+        low.append(max(0, (int(rows[0]) - 1) * step))
+        high.append(min(data.shape[axis], (int(rows[-1]) + 2) * step))
+    return np.array(low), np.array(high)
+
+
+def _resample(
+    crop: torch.Tensor, spacing_mm: np.ndarray, voxel_mm: float, box: int
+) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    """Average-pool, then interpolate to voxel_mm. Returns the block, and in mm from the crop's first voxel centre:
+    the block's first voxel centre (3,) and its voxel step (3,)."""
+    factor = [int(max(1, min(n, voxel_mm // s))) for n, s in zip(crop.shape, spacing_mm, strict=True)]
+    pooled = F.avg_pool3d(crop[None, None], factor)
+    covered_mm = np.array(pooled.shape[2:]) * factor * spacing_mm
+    size = np.clip(np.rint(covered_mm / voxel_mm), 1, box).astype(int)
+    block = F.interpolate(pooled, size=size.tolist(), mode="trilinear", align_corners=False)[0, 0]
+    step_mm = covered_mm / size
+    return block, (step_mm - spacing_mm) / 2, step_mm
+
+
+def _centre(block: torch.Tensor, box: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The block in the middle of a zero box, and where it lies."""
+    low = [(box - n) // 2 for n in block.shape]
+    content = torch.tensor([[a, a + n] for a, n in zip(low, block.shape, strict=True)])
+    pixels = torch.zeros((box,) * 3)
+    pixels[tuple(slice(a, b) for a, b in content.tolist())] = block
+    return pixels, content
+
+
+def _box_affine(
+    volume: Volume, low: np.ndarray, first_mm: np.ndarray, step_mm: np.ndarray, content: torch.Tensor
+) -> np.ndarray:
+    """Box voxel index to RAS+ mm, through the volume's own affine."""
+    first_voxel = low + first_mm / volume.spacing_mm
+    step_voxel = step_mm / volume.spacing_mm
+    within = np.eye(4)
+    within[:3, :3] = np.diag(step_voxel)
+    within[:3, 3] = first_voxel - step_voxel * content[:, 0].numpy()
+    return volume.affine_mm @ within

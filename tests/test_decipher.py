@@ -1,0 +1,94 @@
+"""The encoder as a whole: save, load, passport, and vectors that do not depend on how they were batched."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.config import ModelConfig, PrepareConfig, VisionConfig
+from models.decipher import WEIGHTS, Decipher, lasting_name, load, model_folder, passport
+from models.errors import DecipherError
+from models.volume import Volume
+
+CONFIG = ModelConfig(
+    name="test", prepare=PrepareConfig(box=32), vision=VisionConfig(width=48, depth=1, heads=3, registers=1)
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    place = tmp_path_factory.mktemp("model")
+    Decipher(CONFIG).save(place, "# card\n")
+    return place
+
+
+def volumes(count: int) -> list[Volume]:
+    rng = np.random.default_rng(0)
+    sides = [(20 + 3 * i, 30, 12 + i) for i in range(count)]
+    return [Volume(rng.gamma(2, 50, (1, *side)).astype(np.float32), np.diag([2, 2, 3, 1.0])) for side in sides]
+
+
+def test_saved_and_loaded_is_the_same(folder: Path, tmp_path: Path) -> None:
+    model = load(str(folder))
+    model.save(tmp_path)
+    assert (tmp_path / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    again = load(str(tmp_path))
+    assert torch.equal(again.encode_volumes(volumes(2)), model.encode_volumes(volumes(2)))
+
+
+def test_frozen_base_is_not_saved(folder: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, "pt") as stored:
+        assert not [name for name in stored.keys() if name.startswith("text.base.")]  # noqa: SIM118
+        assert "text.adapter.1.weight" in stored.keys()  # noqa: SIM118
+
+
+def test_vectors_have_unit_length_and_do_not_depend_on_the_batch(folder: Path) -> None:
+    model = load(str(folder))
+    together = model.encode_volumes(volumes(5))
+    assert torch.allclose(together.norm(dim=1), torch.ones(5), atol=1e-6)
+    alone = torch.cat([model.encode_volumes([v]) for v in volumes(5)])
+    assert torch.allclose(together, alone, atol=1e-6)
+    assert torch.allclose(model.encode_texts(["knee", "brain"]).norm(dim=1), torch.ones(2), atol=1e-6)
+
+
+def test_the_passport_follows_weights_and_preparation(folder: Path, tmp_path: Path) -> None:
+    first = passport(str(folder))
+    assert first["name"] == "test" and first["dim"] == 384 and len(first["hash"]) == 32
+    model = load(str(folder))
+    with torch.no_grad():
+        model.vision.to_volume.bias[0] += 0.01
+    model.save(tmp_path / "other")
+    other = passport(str(tmp_path / "other"))
+    assert other["hash"] != first["hash"] and other["prepare"] == first["prepare"]
+    config = json.loads((folder / "config.json").read_text())
+    config["prepare"]["version"] += 1
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    assert passport(str(tmp_path / "other"))["prepare"] != first["prepare"]
+
+
+def test_a_missing_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DecipherError, match="No model"):
+        model_folder(str(tmp_path))
+
+
+def test_weights_that_do_not_fit_are_told(folder: Path, tmp_path: Path) -> None:
+    model = load(str(folder))
+    model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vision"]["width"] = 96
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DecipherError):
+        load(str(tmp_path))
+    (tmp_path / WEIGHTS).write_bytes(b"\x00" * 40)
+    with pytest.raises(DecipherError):
+        load(str(tmp_path))
+
+
+def test_lasting_name_finds_the_model_from_anywhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert lasting_name(folder.name) == str(folder)

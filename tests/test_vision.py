@@ -1,0 +1,97 @@
+"""The vision encoder: shapes, masking, positions in millimetres, both stems."""
+
+import pytest
+import torch
+
+from models.config import SIZES, ModelConfig, PrepareConfig, VisionConfig
+from models.layers import fourier_positions
+from models.prepare import Prepared
+from models.vision import VisionEncoder, token_places
+
+SMALL = VisionConfig(stem="patch", width=48, depth=2, heads=3, registers=2)
+CONV = VisionConfig(stem="conv", conv_widths=(8, 16, 24), conv_blocks=(1, 1, 1), width=48, depth=2, heads=3)
+
+
+def batch(count: int = 2, box: int = 32) -> Prepared:
+    torch.manual_seed(0)
+    content = torch.tensor([[[4, 28], [0, 32], [9, 15]]]).expand(count, 3, 2)
+    pixels = torch.zeros(count, 1, box, box, box)
+    pixels[:, :, 4:28, 0:32, 9:15] = torch.rand(count, 1, 24, 32, 6)
+    geometry = torch.log(torch.tensor([1.0, 1, 5, 200, 200, 60, 3])).expand(count, 7)
+    return Prepared(pixels, content, geometry, torch.eye(4).expand(count, 4, 4))
+
+
+@pytest.mark.parametrize("config", [SMALL, CONV], ids=["patch", "conv"])
+def test_shapes(config: VisionConfig) -> None:
+    found = VisionEncoder(config, 64).eval()(batch(3))
+    assert found.volume.shape == (3, 64)
+    assert found.patches.shape == (3, 4**3, 64)
+    assert found.valid.shape == (3, 64)
+
+
+def test_valid_tokens_are_those_that_touch_data() -> None:
+    _, valid = token_places(batch(), 8)
+    grid = valid[0].reshape(4, 4, 4)
+    assert grid.any(dim=1).any(dim=1).tolist() == [True] * 4
+    assert grid.any(dim=0).any(dim=0).tolist() == [False, True, False, False]
+
+
+def test_positions_are_millimetres_from_the_middle() -> None:
+    position_mm, _ = token_places(batch(), 8)
+    assert position_mm[0, 0].tolist() == pytest.approx([-36.0] * 3, abs=1e-3)
+    assert position_mm[0].mean(dim=0).tolist() == pytest.approx([0.0] * 3, abs=1e-3)
+    step = position_mm[0, 1] - position_mm[0, 0]
+    assert step.tolist() == pytest.approx([0, 0, 24.0], abs=1e-3)
+
+
+def test_fourier_positions_by_hand() -> None:
+    code = fourier_positions(torch.tensor([[[8.0, 2.0, 0.0]]]), 48)[0, 0]
+    assert code.shape == (48,)
+    first = code[:16]
+    assert float(first[0]) == pytest.approx(0.0, abs=1e-5), "sine of a whole turn at 8 mm"
+    assert float(first[8]) == pytest.approx(1.0, abs=1e-5), "cosine of a whole turn at 8 mm"
+    assert float(code[16]) == pytest.approx(1.0, abs=1e-5), "2 mm is a quarter turn at 8 mm"
+
+
+def test_padding_tokens_change_nothing() -> None:
+    """In a ViT, whatever stands in patches of pure padding is never attended to nor averaged."""
+    torch.manual_seed(0)
+    model = VisionEncoder(SMALL, 64).eval()
+    clean = batch()
+    dirty = clean.pixels.clone()
+    dirty[..., 16:] = torch.rand_like(dirty[..., 16:])
+    first = model(clean)
+    second = model(Prepared(dirty, clean.content, clean.geometry, clean.affine_mm))
+    assert torch.allclose(first.volume, second.volume, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [SMALL, CONV], ids=["patch", "conv"])
+def test_a_volume_does_not_depend_on_its_neighbours(config: VisionConfig) -> None:
+    torch.manual_seed(0)
+    model = VisionEncoder(config, 64).eval()
+    many = batch(4)
+    alone = Prepared(*(getattr(many, f)[1:2] for f in Prepared.__dataclass_fields__))
+    assert torch.allclose(model(many).volume[1], model(alone).volume[0], atol=1e-5)
+
+
+def test_geometry_can_be_hidden() -> None:
+    torch.manual_seed(0)
+    model = VisionEncoder(SMALL, 64).eval()
+    one, other = batch(), batch()
+    other = Prepared(other.pixels, other.content, other.geometry.clone(), other.affine_mm)
+    other.geometry[:, :6] += 0.5
+    hidden = torch.zeros(2)
+    assert not torch.allclose(model(one).volume, model(other).volume, atol=1e-5)
+    assert torch.allclose(model(one, hidden).volume, model(other, hidden).volume, atol=1e-6)
+
+
+def test_base_has_the_size_of_the_paper() -> None:
+    with torch.device("meta"):
+        model = VisionEncoder(SIZES["base"], 384)
+    count = sum(p.numel() for p in model.blocks.parameters())
+    assert 84e6 < count < 88e6
+
+
+def test_config_survives_json() -> None:
+    config = ModelConfig(name="x", vision=CONV, prepare=PrepareConfig(box=32))
+    assert ModelConfig.from_json(config.to_json()) == config

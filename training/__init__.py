@@ -1,0 +1,1 @@
+"""Learning: data, objectives, the loop, probes, evaluation, the phantom."""

@@ -1,0 +1,1 @@
+"""Synthetic MRI from digital anatomy and signal equations."""
