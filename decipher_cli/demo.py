@@ -23,8 +23,6 @@ def demo(
     patients: Annotated[int, typer.Option(min=8, help="How many digital patients.")] = 16,
     seed: Annotated[int, typer.Option(help="Another seed, other patients.")] = 0,
 ) -> None:
-    from training.phantom.archive import make_archive
-
     from decipher_cli.classify import classify
     from decipher_cli.encode import encode
     from decipher_cli.output import progress, say
@@ -32,6 +30,7 @@ def demo(
     from decipher_cli.search import search
     from index.search import search as search_index
     from index.store import Index
+    from training.phantom.archive import make_archive
 
     archive, index, page = folder / "archive", folder / "decipher-index", folder / "cohort.html"
     if (archive / "labels.csv").is_file():

@@ -41,7 +41,7 @@ def _register() -> None:
     for name in COMMANDS:
         module = import_module(f"decipher_cli.{name}")
         examples = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in module.EXAMPLES)
-        app.command(name, help=module.__doc__.strip(), epilog=examples)(getattr(module, name))
+        app.command(name, help=str(module.__doc__).strip(), epilog=examples)(getattr(module, name))
 
 
 def main() -> None:

@@ -35,7 +35,8 @@ def probe(
     from index.labels import join_labels, load_labels
     from index.store import Index
     from training.baselines import baseline_features
-    from training.probe import fit_probe, save_probe
+    from training.probe import fit_probe
+    from training.saved_probe import save_probe
 
     opened = Index.open(index_folder(index))
     records = opened.records

@@ -79,9 +79,8 @@ def _source(data: Path | None, reports: Path | None, folder: Path, config: "Trai
 
 
 def _made_if_missing(source: "Source", folder: Path) -> "Source":
-    from training.phantom.archive import make_archive
-
     from decipher_cli.output import progress
+    from training.phantom.archive import make_archive
 
     if source.archive == folder / "archive" and not (folder / "archive" / "labels.csv").is_file():
         with progress() as bars:

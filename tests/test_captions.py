@@ -6,7 +6,7 @@ import pytest
 from index.caption import caption
 from training.captions import ATTRIBUTES, VALUES, WORDS, attributes_of, make_captions, match, write_caption
 
-BRAIN_T2 = {"sequence": "T2", "body_region": "brain", "plane": "axial", "contrast": None, "lesion": "unknown", "age_years": 70.0}
+BRAIN_T2 = {"sequence": "T2", "body_region": "brain", "plane": "axial", "lesion": "unknown", "age_years": 70.0}
 
 
 def mention(**said: str) -> np.ndarray:
@@ -72,7 +72,10 @@ def test_every_value_is_mentioned_about_equally_often() -> None:
         (BRAIN_T2, "Axial T2-weighted MRI of the brain of a 70-year-old patient."),
         ({"sequence": "ADC", "sex": "F"}, "Apparent diffusion coefficient map MRI of a female patient."),
         ({}, "MRI."),
-        ({"plane": "3d", "sequence": "T1", "contrast": "yes"}, "Three-dimensional T1-weighted MRI with contrast agent."),
+        (
+            {"plane": "3d", "sequence": "T1", "contrast": "yes"},
+            "Three-dimensional T1-weighted MRI with contrast agent.",
+        ),
     ],
 )
 def test_caption_of_a_record(record: dict, expected: str) -> None:

@@ -22,7 +22,9 @@ from training.data import TrainingSet, training_set
 from training.loop import rate_at, train_stages
 from training.shards import COLUMNS, Shard
 
-TINY = ModelConfig(prepare=PrepareConfig(box=32), vision=VisionConfig(width=48, depth=2, heads=3, registers=1, drop_path=0.1))
+TINY = ModelConfig(
+    prepare=PrepareConfig(box=32), vision=VisionConfig(width=48, depth=2, heads=3, registers=1, drop_path=0.1)
+)
 CONFIG = TrainConfig(
     stages=("vision", "align"), steps=6, batch_size=4, log_every=1, checkpoint_every=2, captions=60, texts_per_step=12,
     prototypes=16, precision="32", seed=5,
@@ -33,7 +35,7 @@ def shard(count: int = 12) -> Shard:
     rng = np.random.default_rng(0)
     sequences = ["T1", "T2", "FLAIR"]
     rows = [
-        {name: None for name in COLUMNS}
+        dict.fromkeys(COLUMNS)
         | {"series_id": f"{i}", "patient_id": f"p{i // 2}", "path": f"{i}", "sequence": sequences[i % 3],
            "body_region": "brain", "report": f"Report {i // 2}.", "variant": 0, "origin": "archive"}
         for i in range(count)
@@ -149,7 +151,9 @@ def test_checkpoints_come_back_to_the_last_bit_and_two_are_kept(tmp_path: Path) 
     assert latest(tmp_path) == Position(0, 3)
     load_checkpoint(tmp_path, Position(0, 3), other, fresh)
     assert torch.equal(other.weight, model.weight)
-    for mine, theirs in zip(fresh.state_dict()["state"].values(), optimiser.state_dict()["state"].values(), strict=True):
+    for mine, theirs in zip(
+        fresh.state_dict()["state"].values(), optimiser.state_dict()["state"].values(), strict=True
+    ):
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
@@ -161,7 +165,9 @@ def test_kill_9_and_the_same_command(tmp_path: Path) -> None:
     command = [*program, "train", "align", *(x for s in small for x in ("--set", s))]
     subprocess.run([*command, "-o", "whole"], cwd=tmp_path, check=True, capture_output=True)
     (tmp_path / "cut").mkdir()
-    child = subprocess.Popen([*command, "-o", "cut"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [*command, "-o", "cut"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     log = tmp_path / "cut" / "metrics.jsonl"
     while not (log.is_file() and len(log.read_text().splitlines()) >= 3):
         assert child.poll() is None

@@ -68,11 +68,11 @@ def test_a_tissue_at_its_null_time_gives_no_signal(t1_ms: float, tr_ms: float) -
 @given(t1_ms=st.floats(200, 4000), tr_ms=st.floats(5, 800))
 def test_gradient_echo_is_brightest_at_the_ernst_angle(t1_ms: float, tr_ms: float) -> None:
     angles = np.linspace(0.5, 90, 3000)
-    signals = [float(spoiled_gradient_echo(1.0, t1_ms, 50, tr_ms, 5, a)) for a in angles]
+    signals = spoiled_gradient_echo(1.0, t1_ms, 50, tr_ms, 5, angles)  # type: ignore[arg-type]
     assert angles[int(np.argmax(signals))] == pytest.approx(np.rad2deg(np.arccos(np.exp(-tr_ms / t1_ms))), abs=0.1)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), field_t=st.sampled_from([1.5, 3.0]), volumetric=st.booleans())
 def test_every_protocol_orders_the_tissues_as_a_radiologist_expects(
     seed: int, field_t: float, volumetric: bool
@@ -126,7 +126,7 @@ def test_an_acquired_blob_lies_where_it_was_and_keeps_its_mass(seed: int, plane:
     rng = np.random.default_rng(seed)
     place = rng.uniform(-15, 15, 3)
     signal, affine = blob(place)
-    geometry = draw_geometry(plane, np.zeros(3), np.array([120.0, 120.0, 120.0]), rng, 48)
+    geometry = draw_geometry(plane, np.zeros(3), np.array([120.0, 120.0, 120.0]), rng, 48, part_chance=0.0)
     image = acquire(signal, affine, geometry)
     index = np.stack(np.meshgrid(*(np.arange(n) for n in image.shape), indexing="ij"), -1)
     centroid = np.average(index.reshape(-1, 3), axis=0, weights=image.ravel().astype(float))
@@ -192,7 +192,7 @@ def test_organs_lie_on_their_side_of_the_body() -> None:
 def test_age_widens_ventricles_and_thins_the_cortex() -> None:
     middle, cortex = [], []
     for decline in (0.0, 0.35, 0.7, 1.05):
-        space = BUILDERS["brain"](person(decline), np.random.default_rng(5), 2.5)
+        space = BUILDERS["brain"](person(decline), np.random.default_rng(5), 3.0)
         near = (np.abs(space.points_mm[0]) < 28) & (np.abs(space.points_mm[1] + 10) < 48)
         near &= (space.points_mm[2] > 2) & (space.points_mm[2] < 26) & (np.abs(space.points_mm[0]) > 3)
         middle.append(int((space.labels[near] == Tissue.CSF).sum()))
@@ -309,7 +309,7 @@ def test_unknown_wishes_are_told_in_a_sentence() -> None:
 
 
 def test_reports_agree_with_labels() -> None:
-    series = [s for seed in range(12) for s in coarse(seed)]
+    series = [s for seed in range(9) for s in coarse(seed)]
     assert len({s.report for s in series}) > 0.95 * len(series)
     for one in series:
         text, labels = one.report, one.labels

@@ -14,7 +14,9 @@ from models.volume import Volume, to_ras
 CONFIG = PrepareConfig()
 
 
-def ball(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], radius_mm: float, centre_mm=(0, 0, 0)) -> Volume:
+def ball(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], radius_mm: float, centre_mm=(0, 0, 0)
+) -> Volume:
     """A bright ball around centre_mm in a volume whose middle lies at the origin of RAS."""
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = -np.array(spacing_mm) * (np.array(shape) - 1) / 2
@@ -72,7 +74,7 @@ def test_bodies_average_half_and_nothing_exceeds_one() -> None:
     prepared = prepare(ball((60, 60, 60), (2, 2, 2), 55), CONFIG)
     inside = prepared.pixels[prepared.pixels > 0.25]
     assert float(inside.mean()) == pytest.approx(0.5, abs=0.03)
-    assert 0 <= float(prepared.pixels.min()) and float(prepared.pixels.max()) < 1
+    assert float(prepared.pixels.min()) >= 0 and float(prepared.pixels.max()) < 1
 
 
 def test_nan_and_inf_do_not_spread() -> None:

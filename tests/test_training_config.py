@@ -27,7 +27,9 @@ def test_a_preset_holds_only_differences() -> None:
 
 
 def test_settings_come_last_and_keep_their_type() -> None:
-    config = load_config("align", ["steps=12", "learning_rate=1e-4", "stages=vision,align", "redistributable_only=true"])
+    config = load_config(
+        "align", ["steps=12", "learning_rate=1e-4", "stages=vision,align", "redistributable_only=true"]
+    )
     assert config.steps == 12 and config.learning_rate == 1e-4
     assert config.stages == ("vision", "align") and config.redistributable_only is True
 

@@ -1,7 +1,8 @@
 """MR-honest variation: a series as another scanner, operator or patient position might have given it.
 
 Decisions:
-- What needs the native grid (field of view, slice thickness, plane) acts on the Volume before prepare(). What acts on prepared pixels (pose, coil bias, Gibbs ringing, blur) is monai's.
+- What needs the native grid (field of view, slice thickness, plane) acts on the Volume before prepare(). What acts on
+  prepared pixels (pose, coil bias, Gibbs ringing, blur) is monai's.
 - Both are slow beside the network on a CPU, so they run once, when a shard is written; each step adds only what is
   cheap: flips, gamma, noise.
 - Left and right are swapped freely, since no caption here names a side.

@@ -51,7 +51,8 @@ WORDS: dict[str, dict[str, list[str]]] = {
         "no": ["without contrast", "non-contrast", "no contrast agent given", "unenhanced"],
     },
     "lesion": {
-        "yes": ["with a lesion", "hyperintense lesion", "showing lesions", "abnormal, lesion present", "with pathology", "with an abnormality"],
+        "yes": ["with a lesion", "hyperintense lesion", "showing lesions", "abnormal, lesion present", "with pathology",
+                "with an abnormality"],
         "no": ["no lesion", "without lesion", "normal", "no abnormality", "healthy volunteer", "unremarkable"],
     },
     "finding": {

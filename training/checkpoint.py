@@ -5,7 +5,6 @@ two newest are kept. Batches are a function of the step, so step and weights are
 """
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ def save_checkpoint(folder: Path, position: Position, objective: nn.Module, opti
     save_file(moments, making / "optimiser.safetensors")
     (making / "state.json").write_text(json.dumps({"stage": position.stage, "step": position.step}))
     shutil.rmtree(folder / name, ignore_errors=True)
-    os.rename(making, folder / name)
+    making.rename(folder / name)
     for old in _all(folder)[:-KEPT]:
         shutil.rmtree(old)
 

@@ -10,7 +10,8 @@ Decisions:
 import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -43,8 +44,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on `device`; the generator stays where it is."""
-        tensors = (self.sentences, self.positive, self.negative, self.same_subject, self.geometry_known)
-        return Batch([v.to(device) for v in self.views], *(t.to(device) for t in tensors), self.generator)
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        return replace(self, views=[view.to(device) for view in self.views], **moved)
 
 
 @dataclass(frozen=True)

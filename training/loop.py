@@ -68,7 +68,7 @@ def _train_stage(
     bad = 0
     for step in range(first, config.steps):
         began = time.monotonic()
-        losses, good = _step(fabric, objective, optimiser, data, config, stage, step)
+        losses, good = _step(fabric, objective.module, optimiser, data, config, stage, step)
         bad = 0 if good else bad + 1
         if bad == 10:
             raise DecipherError(
@@ -100,7 +100,7 @@ def _step(
         group["lr"] = rate
     batch = data.batch(stage, step).to(fabric.device)
     torch.manual_seed(config.seed * 1_000_003 + step)
-    losses = objective.module(batch, fabric.autocast)
+    losses = objective(batch, fabric.autocast)
     optimiser.zero_grad()
     fabric.backward(losses["loss"])
     norm = nn.utils.clip_grad_norm_(objective.parameters(), config.clip)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,19 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
     parent = parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+
+def _leave_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _write(folder: Path, parts: Iterator[Made], most: int) -> None:
-    pixels, contents, geometries, rows = None, [], [], []
+    pixels = None
+    contents: list[np.ndarray] = []
+    geometries: list[np.ndarray] = []
+    rows: list[dict[str, Any]] = []
     for part in parts:
         for volume, content, geometry, row in part:
             if pixels is None:
@@ -144,8 +153,8 @@ def _packed(prepared: Prepared, row: dict[str, Any]) -> tuple[np.ndarray, np.nda
 
 def _series_versions(job: tuple[str, dict[str, Any], dict[str, Any], int, int]) -> Made:
     from index.catalog import read_volume
-    from index.ledger import Rejection
     from index.geometry import plane_of
+    from index.ledger import Rejection
     from models.errors import DecipherError
     from models.prepare import prepare
     from training.augment import pixel_variation, reacquire

@@ -15,7 +15,6 @@ from training.phantom.shapes import smooth_noise
 NORMAL_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 MOST_SLICES = 40
 COIL_GAIN = {"spine": (3.5, 0.0), "abdomen": (1.5, 1.5), "pelvis": (1.5, 1.5)}  # of coils on the back and the front
-PART_CHANCE = 0.3  # of a stack of slices that covers a part of the field only
 WIDTH_TO_DEVIATION = 1 / 2.355
 
 
@@ -42,10 +41,12 @@ def draw_geometry(
     max_voxels: int = 96,
     slice_mm: tuple[float, float] = (3.5, 6.5),
     tilt_deg: float = 4.0,
+    part_chance: float = 0.3,
 ) -> Geometry:
     """A field of view about `extent_mm` (3,) round `centre_mm` (3,): thick slices with a gap in `plane`, or 3d.
 
-    slice_mm: range of the distance between slices; at most MOST_SLICES of them, so a wide body is covered in part.
+    slice_mm: range of the distance between slices; at most MOST_SLICES of them, so a wide body is covered in part;
+    part_chance: how often a stack covers one half to nine tenths of the field; tilt_deg: deviation of the obliquity.
     """
     centre = np.array(centre_mm, float)
     extent = np.asarray(extent_mm, float) * rng.uniform(0.92, 1.1) * rng.uniform(0.97, 1.03, 3)
@@ -57,7 +58,7 @@ def draw_geometry(
         axis = NORMAL_AXIS[plane]
         in_plane = np.delete(extent, axis).max() / rng.uniform(0.85 * max_voxels, max_voxels)
         across = max(float(rng.uniform(*slice_mm)), 1.45 * in_plane)
-        if rng.random() < PART_CHANCE:
+        if rng.random() < part_chance:
             kept = extent[axis] * rng.uniform(0.5, 0.9)
             centre[axis] += rng.uniform(-0.4, 0.4) * (extent[axis] - kept)
             extent[axis] = kept
