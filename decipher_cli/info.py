@@ -64,7 +64,7 @@ def _folder(path: Path) -> dict[str, Any]:
         index = Index.open(path)
         rejects = index.rejects
         counts = {"series": len(index), "dim": index.dim, "model": index.passport["name"]}
-        return {"kind": "index", **counts, "rejected": 0 if rejects is None else rejects.height, **index.card}
+        return {**index.card, "kind": "index", **counts, "rejected": 0 if rejects is None else rejects.height}
     if (path / "model.safetensors").is_file():
         config = json.loads((path / "config.json").read_text())
         return {"kind": "model", **config, "card": str(path / "card.md")}

@@ -1,6 +1,7 @@
 """`decipher`: the commands, and what happens when something goes wrong.
 
-Decisions: every command's heavy imports stand in its body, so that help and usage errors answer at once. Exit codes: 0
+Decisions: every command's heavy imports stand in its body, so that help and usage errors answer at once. Nothing of ours is
+imported before main runs, so that a hidden package can be told. Exit codes: 0
 done, 1 an error told in one sentence with a hint, 2 wrong usage, 3 something was rejected under --strict, 130 Ctrl-C.
 """
 
@@ -10,8 +11,6 @@ from importlib import import_module
 from pathlib import Path
 
 import typer
-
-from models.errors import DecipherError
 
 COMMANDS = ("demo", "scan", "encode", "search", "probe", "classify", "train", "info")
 PACKAGES = ("models", "index", "training", "decipher_cli")
@@ -49,11 +48,7 @@ def main() -> None:
     from decipher_cli.output import say, say_error
 
     try:
-        _register()
-        app()
-    except DecipherError as error:
-        say_error(error.message, error.hint)
-        sys.exit(1)
+        _run()
     except KeyboardInterrupt:
         say("Stopped. What was committed stays; the same command goes on from there.")
         sys.exit(130)
@@ -65,6 +60,18 @@ def main() -> None:
         if not shadowed:
             raise
         say_error(shadowed, "Install decipher in an environment of its own: pipx install decipher-mri")
+        sys.exit(1)
+
+
+def _run() -> None:
+    from decipher_cli.output import say_error
+    from models.errors import DecipherError
+
+    try:
+        _register()
+        app()
+    except DecipherError as error:
+        say_error(error.message, error.hint)
         sys.exit(1)
 
 

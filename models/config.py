@@ -71,7 +71,7 @@ class ModelConfig:
 
 SIZES = {
     "mini": VisionConfig(
-        stem="conv", conv_widths=(24, 64, 160), conv_blocks=(0, 2, 2), width=256, depth=2, heads=4, drop_path=0.05
+        stem="conv", conv_widths=(24, 64, 160), conv_blocks=(0, 1, 2), width=256, depth=1, heads=4, drop_path=0.05
     ),
     "tiny": VisionConfig(width=192, depth=4, heads=3),
     "small": VisionConfig(width=384, depth=12, heads=6),

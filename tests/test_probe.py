@@ -1,47 +1,41 @@
 import json
 import math
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.linear_model import LogisticRegression, Ridge
 
 from models.errors import DecipherError
-from training import probe as probing
 from training.baselines import baseline_features
-from training.probe import ProbeResult, apply_probe, check_passport, fit_probe, load_probe, read_labels, save_probe
-
-HEADS = ("linear", "knn", "mlp")
-PASSPORT = {"name": "small", "hash": "ab" * 32, "dim": 24, "prepare": "cd", "version": 1}
+from training.heads import HEADS
+from training.probe import ProbeResult, fit_probe, read_labels
 
 
 def singles(n: int) -> list[str]:
     return [f"patient {i}" for i in range(n)]
 
 
-def numbers(n: int = 400, p: int = 24, explained: float = 0.8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (n, p) and ages of which a linear function of the vectors explains the given share of variance."""
-    rng = np.random.default_rng(seed)
+def numbers(n: int, p: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (n, p) and ages of which a linear function of the vectors explains 80 % of variance."""
+    rng = np.random.default_rng(0)
     vectors = rng.normal(size=(n, p))
     signal = vectors @ rng.normal(size=p)
-    noise = rng.normal(size=n) * signal.std() * math.sqrt(1 / explained - 1) if explained else rng.normal(size=n)
-    return vectors.astype(np.float32), 50 + (signal * (explained > 0) + noise)
+    return vectors.astype(np.float32), 50 + signal + rng.normal(size=n) * signal.std() / 2
 
 
-def two_classes(n: int = 600, p: int = 24, distance: float = 2.0, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+def two_classes(n: int, p: int, distance: float) -> tuple[np.ndarray, list[str]]:
     """Two Gaussian clouds whose means lie `distance` standard deviations apart: the best accuracy is Phi(d / 2)."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     codes = rng.integers(2, size=n)
     axis = rng.normal(size=p)
     vectors = rng.normal(size=(n, p)) + np.outer(codes, axis / np.linalg.norm(axis) * distance)
     return vectors.astype(np.float32), ["yes" if code else "no" for code in codes]
 
 
-def several_classes(n: int = 240, p: int = 24, seed: int = 0) -> tuple[np.ndarray, list[str]]:
-    rng = np.random.default_rng(seed)
+def several_classes(n: int, p: int) -> tuple[np.ndarray, list[str]]:
+    rng = np.random.default_rng(0)
     codes = rng.integers(4, size=n)
     vectors = rng.normal(size=(n, p)) + 1.2 * rng.normal(size=(4, p))[codes]
     return vectors.astype(np.float32), [("FLAIR", "PD", "T1", "T2")[code] for code in codes]
@@ -53,9 +47,9 @@ def within(result: ProbeResult, metric: str, value: float) -> bool:
 
 
 def test_planted_variance_is_explained() -> None:
-    vectors, ages = numbers(explained=0.8)
-    result = fit_probe(vectors, ages, singles(400), task="age")
-    assert result.kind == "regression" and (result.n, result.groups, result.n_missing) == (400, 400, 0)
+    vectors, ages = numbers(300, p=12)
+    result = fit_probe(vectors, ages, singles(300), task="age")
+    assert result.kind == "regression" and (result.n, result.groups, result.n_missing) == (300, 300, 0)
     assert result.metrics["r2"]["value"] == pytest.approx(0.8, abs=0.05)
     assert within(result, "r2", 0.8)
     assert result.metrics["pearson"]["value"] == pytest.approx(math.sqrt(0.8), abs=0.03)
@@ -63,105 +57,65 @@ def test_planted_variance_is_explained() -> None:
     assert result.metrics["mae"]["value"] == pytest.approx(expected_mae, rel=0.1)
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_planted_classes_are_found_as_well_as_they_can_be(head: str) -> None:
-    vectors, said = two_classes(n=400, p=8, distance=2.5)
-    result = fit_probe(vectors, said, singles(400), task="lesion", head=head)
+def test_planted_classes_are_found_as_well_as_they_can_be() -> None:
+    vectors, said = two_classes(n=300, p=6, distance=2.5)
+    result = fit_probe(vectors, said, singles(300), task="lesion")
     best = NormalDist().cdf(1.25)
     assert result.kind == "binary" and result.classes == ["no", "yes"]
-    lost = 0.06 if head == "knn" else 0.03
-    assert best - lost < result.metrics["balanced_accuracy"]["value"] < best + 0.03
-    assert result.metrics["auroc"]["value"] == pytest.approx(NormalDist().cdf(2.5 / math.sqrt(2)), abs=lost)
+    assert result.metrics["balanced_accuracy"]["value"] == pytest.approx(best, abs=0.03)
+    assert result.metrics["auroc"]["value"] == pytest.approx(NormalDist().cdf(2.5 / math.sqrt(2)), abs=0.03)
+    assert within(result, "balanced_accuracy", best)
 
 
 def test_more_dimensions_than_patients_still_find_a_strong_signal() -> None:
-    vectors, said = two_classes(n=80, p=384, distance=12)
-    assert fit_probe(vectors, said, singles(80), task="sex").metrics["auroc"]["value"] > 0.97
+    vectors, said = two_classes(n=60, p=200, distance=12)
+    assert fit_probe(vectors, said, singles(60), task="sex").metrics["auroc"]["value"] > 0.97
     rng = np.random.default_rng(0)
-    ages = rng.uniform(20, 80, 80)
-    vectors = rng.normal(size=(80, 384)) + np.outer((ages - 50) / 17, rng.choice([-0.6, 0.6], 384))
-    assert fit_probe(vectors, ages, singles(80), task="age").metrics["r2"]["value"] > 0.9
+    ages = rng.uniform(20, 80, 60)
+    vectors = rng.normal(size=(60, 200)) + np.outer((ages - 50) / 17, rng.choice([-0.8, 0.8], 200))
+    assert fit_probe(vectors, ages, singles(60), task="age").metrics["r2"]["value"] > 0.9
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", ["linear", "knn"])
 def test_no_signal_gives_chance(head: str) -> None:
     groups = [f"patient {i // 2}" for i in range(160)]
     held, values = 0, []
-    for seed in range(4):
+    for seed in range(2):
         rng = np.random.default_rng(seed)
         vectors = rng.normal(size=(160, 12)).astype(np.float32)
         found = fit_probe(vectors, rng.choice(["a", "b", "c"], 160), groups, task="nothing", head=head)
         held += within(found, "balanced_accuracy", 1 / 3) + within(found, "auroc", 0.5)
         ages = fit_probe(vectors, rng.normal(60, 10, 160), groups, task="nothing", head=head).metrics["r2"]["value"]
         values.append([found.metrics["balanced_accuracy"]["value"], found.metrics["auroc"]["value"], ages])
-    assert held >= 5
+    assert held >= 3
     accuracy, area, explained = np.mean(np.array(values), axis=0)
-    assert accuracy == pytest.approx(1 / 3, abs=0.04) and area == pytest.approx(0.5, abs=0.04) and explained < 0.03
+    assert accuracy == pytest.approx(1 / 3, abs=0.06) and area == pytest.approx(0.5, abs=0.06) and explained < 0.03
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", ["linear", "knn"])
 def test_features_that_name_the_patient_score_no_better_than_chance(head: str) -> None:
     """The vectors hold who it is and nothing else: folds that parted patients would score far above chance."""
-    patient = np.repeat(np.arange(60), 4)
-    values = []
-    for seed in range(4):
-        rng = np.random.default_rng(seed)
-        vectors = (3 * rng.normal(size=(60, 24))[patient] + 0.1 * rng.normal(size=(240, 24))).astype(np.float32)
-        sexes = rng.permutation(["F", "M"] * 30)[patient]
-        apart = fit_probe(vectors, sexes, [f"p{i}" for i in patient], task="sex", head=head)
-        assert apart.groups == 60 and apart.metrics["balanced_accuracy"]["low"] < 0.5
-        values.append(apart.metrics["balanced_accuracy"]["value"])
-    assert np.mean(values) == pytest.approx(0.5, abs=0.08)
-    leaking = fit_probe(vectors, sexes, singles(240), task="sex", head=head)
+    rng = np.random.default_rng(0)
+    patient = np.repeat(np.arange(60), 3)
+    vectors = (3 * rng.normal(size=(60, 32))[patient] + 0.1 * rng.normal(size=(180, 32))).astype(np.float32)
+    sexes = rng.permutation(["F", "M"] * 30)[patient]
+    apart = fit_probe(vectors, sexes, [f"p{i}" for i in patient], task="sex", head=head)
+    assert apart.groups == 60 and within(apart, "balanced_accuracy", 0.5)
+    assert apart.metrics["balanced_accuracy"]["value"] == pytest.approx(0.5, abs=0.12)
+    leaking = fit_probe(vectors, sexes, singles(180), task="sex", head=head)
     assert leaking.metrics["balanced_accuracy"]["value"] > 0.75
 
 
-@pytest.mark.parametrize(
-    ("head", "kind"),
-    [("linear", "classes"), ("linear", "numbers"), ("knn", "classes"), ("knn", "numbers"), ("mlp", "classes")],
-)
+@pytest.mark.parametrize(("head", "kind"), [("knn", "classes"), ("linear", "numbers")])
 def test_row_order_changes_nothing(head: str, kind: str) -> None:
-    vectors, values = several_classes(60) if kind == "classes" else numbers(60)
+    vectors, values = several_classes(60, p=8) if kind == "classes" else numbers(60, p=8)
     groups = [f"p{i % 30}" for i in range(60)]
     order = np.random.default_rng(3).permutation(60)
     first = fit_probe(vectors, list(values), groups, task="t", head=head)
     again = fit_probe(vectors[order], [values[i] for i in order], [groups[i] for i in order], task="t", head=head)
-    tolerance = 1e-2 if head == "mlp" else 1e-4
-    np.testing.assert_allclose(again.outputs, first.outputs[order], rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(again.outputs, first.outputs[order], rtol=1e-4, atol=1e-4)
     for name, found in first.metrics.items():
-        assert again.metrics[name]["value"] == pytest.approx(found["value"], abs=tolerance)
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_probabilities_sum_to_one(head: str) -> None:
-    vectors, said = several_classes(50, p=8)
-    result = fit_probe(vectors, said, singles(50), task="sequence", head=head)
-    assert result.kind == "multiclass" and result.outputs.shape == (50, 4)
-    np.testing.assert_allclose(result.outputs.sum(1), 1, atol=1e-6)
-    assert result.outputs.min() >= 0
-
-
-def test_logistic_path_is_that_of_scikit_learn() -> None:
-    vectors, said = several_classes(150, p=10)
-    codes = np.unique(said, return_inverse=True)[1]
-    codes[:100] = np.minimum(codes[:100], 1)
-    turned = vectors @ probing._principal_axes(vectors.astype(np.float64))
-    penalties = np.array([100.0, 10.0, 1.0])
-    for penalty, (weight, bias) in zip(penalties, probing._logistic_path(turned, codes, penalties, 5), strict=True):
-        model = LogisticRegression(C=1 / penalty, class_weight="balanced", tol=1e-8, max_iter=2000).fit(vectors, codes)
-        found = probing._activated(turned @ weight + bias, 5)
-        np.testing.assert_allclose(found[:, :4], model.predict_proba(vectors), atol=2e-3)
-        assert not found[:, 4].any()
-
-
-def test_ridge_path_is_that_of_scikit_learn() -> None:
-    vectors, ages = numbers(60, p=90)
-    axes = probing._principal_axes(vectors.astype(np.float64))
-    assert axes.shape == (90, 60)
-    penalties = np.array([1000.0, 1.0])
-    for penalty, (weight, bias) in zip(penalties, probing._ridge_path(vectors @ axes, ages, penalties, 0), strict=True):
-        expected = Ridge(alpha=penalty).fit(vectors.astype(np.float64), ages).predict(vectors)
-        np.testing.assert_allclose((vectors @ axes @ weight + bias)[:, 0], expected, rtol=1e-5)
+        assert again.metrics[name]["value"] == pytest.approx(found["value"], abs=1e-4)
 
 
 def test_json_has_the_keys_of_the_contract() -> None:
@@ -180,11 +134,12 @@ def test_json_has_the_keys_of_the_contract() -> None:
         "pearson": None,
     }
     assert told["baselines"]["flat"]["r2"] == pytest.approx(0, abs=0.1)
-    vectors, said = several_classes(80)
-    result = fit_probe(vectors, said, singles(80), task="sequence")
+    vectors, said = several_classes(60, p=8)
+    result = fit_probe(vectors, said, singles(60), task="sequence", head="knn")
     assert set(result.metrics) == {"auroc", "auprc", "balanced_accuracy", "f1"}
     assert result.baselines["majority"]["balanced_accuracy"] == 0.25
     assert result.baselines["majority"]["auroc"] == 0.5
+    assert result.outputs.shape == (60, 4) and result.kind == "multiclass"
 
 
 def test_baselines_share_head_and_folds_so_a_shortcut_shows() -> None:
@@ -218,18 +173,23 @@ def test_kind_follows_from_the_values(values: Any, kind: str, classes: list[str]
 
 
 def test_rare_classes_are_left_out_and_told() -> None:
-    vectors, said = two_classes(40)
+    vectors, said = two_classes(40, p=24, distance=2)
     said[:3] = ["CINE", "EPI", "EPI"]
     groups = [f"p{max(i, 2)}" for i in range(40)]
-    result = fit_probe(vectors, said, groups, task="sequence")
+    result = fit_probe(vectors, said, groups, task="sequence", head="knn")
     assert result.n == 37 and result.rows.tolist() == list(range(3, 40)) and result.n_missing == 0
     assert result.notes == ["left out, fewer than 2 patients: CINE (1), EPI (2)"]
 
 
-def test_few_patients_are_noted() -> None:
-    vectors, ages = numbers(6)
-    result = fit_probe(vectors, ages, ["a", "a", "b", "b", "c", "c"], task="age")
-    assert result.groups == 3 and any("only 3 patients" in note for note in result.notes)
+@pytest.mark.parametrize("head", HEADS)
+def test_few_patients_are_noted_and_predicted_from_the_others(head: str) -> None:
+    """Vectors say who it is and nothing else, so an age is predicted from those of the other two and lies between."""
+    vectors, groups = np.repeat(np.eye(3), 4, axis=0), ["a"] * 4 + ["b"] * 4 + ["c"] * 4
+    result = fit_probe(vectors, [20.5] * 4 + [30.5] * 4 + [70.5] * 4, groups, task="age", head=head)
+    assert result.head == head and result.groups == 3
+    assert any("only 3 patients" in note for note in result.notes)
+    for predicted, low, high in zip(result.outputs.reshape(3, 4), (30.5, 20.5, 20.5), (70.5, 70.5, 30.5), strict=True):
+        assert (low - 1e-6 < predicted).all() and (predicted < high + 1e-6).all()
 
 
 @pytest.mark.parametrize(
@@ -254,76 +214,6 @@ def test_what_cannot_be_probed_is_told(values: list, groups: list[str], head: st
 def test_vectors_that_are_not_finite_are_told() -> None:
     with pytest.raises(DecipherError, match="not finite"):
         fit_probe(np.full((4, 2), np.nan), ["a", "b"] * 2, singles(4), task="t")
-
-
-@pytest.mark.parametrize("kind", ["classes", "numbers"])
-def test_saved_probe_predicts_the_same(tmp_path: Path, kind: str) -> None:
-    vectors, values = several_classes(100) if kind == "classes" else numbers(100)
-    result = fit_probe(vectors, values, singles(100), task="t")
-    save_probe(result, tmp_path / "probes" / "t", PASSPORT)
-    loaded = load_probe(tmp_path / "probes" / "t")
-    assert sorted(p.name for p in (tmp_path / "probes" / "t").iterdir()) == ["probe.json", "probe.safetensors"]
-    assert (loaded.task, loaded.kind, loaded.classes, loaded.passport) == ("t", result.kind, result.classes, PASSPORT)
-    assert loaded.report["metrics"] == result.metrics
-    predicted = apply_probe(loaded, vectors)
-    assert result.probe is not None
-    np.testing.assert_array_equal(predicted, apply_probe(result.probe, vectors))
-    if kind == "classes":
-        assert np.mean([loaded.classes[i] for i in predicted.argmax(1)] == np.array(values)) > 0.9
-        np.testing.assert_allclose(predicted.sum(1), 1)
-    else:
-        assert predicted.shape == (100,) and np.corrcoef(predicted, values)[0, 1] > 0.85
-
-
-def test_a_probe_is_replaced_but_nothing_else_is(tmp_path: Path) -> None:
-    vectors, ages = numbers(40)
-    first = fit_probe(vectors, ages, singles(40), task="age")
-    second = fit_probe(vectors, 2 * ages, singles(40), task="age")
-    save_probe(first, tmp_path / "p", PASSPORT)
-    (tmp_path / "p" / "plot.svg").write_text("mine")
-    save_probe(second, tmp_path / "p", PASSPORT)
-    np.testing.assert_allclose(
-        apply_probe(load_probe(tmp_path / "p"), vectors),
-        2 * apply_probe(first.probe, vectors),
-        rtol=1e-5,
-    )
-    assert (tmp_path / "p" / "plot.svg").read_text() == "mine"
-    (tmp_path / "q").mkdir()
-    (tmp_path / "q" / "thesis.txt").write_text("mine")
-    with pytest.raises(DecipherError, match="something else"):
-        save_probe(first, tmp_path / "q", PASSPORT)
-    assert [p.name for p in (tmp_path / "q").iterdir()] == ["thesis.txt"]
-
-
-def test_what_is_no_probe_is_told(tmp_path: Path) -> None:
-    vectors, ages = numbers(40)
-    with pytest.raises(DecipherError, match="no readable probe"):
-        load_probe(tmp_path / "nowhere")
-    save_probe(fit_probe(vectors, ages, singles(40), task="age"), tmp_path / "p", PASSPORT)
-    saved = load_probe(tmp_path / "p")
-    content = bytearray((tmp_path / "p" / "probe.safetensors").read_bytes())
-    content[-1] ^= 1
-    (tmp_path / "p" / "probe.safetensors").write_bytes(content)
-    with pytest.raises(DecipherError, match="no readable probe"):
-        load_probe(tmp_path / "p")
-    (tmp_path / "p" / "probe.json").write_text("[1]")
-    with pytest.raises(DecipherError, match="no readable probe"):
-        load_probe(tmp_path / "p")
-    with pytest.raises(DecipherError, match=r"takes vectors \(n, 24\)"):
-        apply_probe(saved, np.ones((3, 25), dtype=np.float32))
-    with pytest.raises(DecipherError, match="cannot be saved"):
-        save_probe(fit_probe(vectors, ages, singles(40), task="age", head="knn"), tmp_path / "k", PASSPORT)
-    assert not (tmp_path / "k").exists()
-
-
-def test_another_encoder_is_refused() -> None:
-    empty = np.zeros(1)
-    probe = probing.Probe("age", "regression", [], empty, empty, empty, empty, passport=PASSPORT)
-    check_passport(probe, PASSPORT)
-    check_passport(probe, {**PASSPORT, "name": "renamed"})
-    for changed in ({"hash": "00"}, {"prepare": "ef"}, {"dim": 25}):
-        with pytest.raises(DecipherError, match="fitted on vectors of model small"):
-            check_passport(probe, {**PASSPORT, **changed})
 
 
 def records() -> pl.DataFrame:
