@@ -19,7 +19,7 @@ def classify(
     index: Annotated[Path | None, typer.Option("-i", "--index", help="Index folder. Default: decipher-index.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a series.")] = False,
 ) -> None:
-    from decipher_cli.output import paper, put_json, table
+    from decipher_cli.output import paper, put_json, say, table
     from decipher_cli.places import index_folder
     from decipher_cli.query import QueryEncoder
     from index.search import classify as classify_index
@@ -42,7 +42,12 @@ def classify(
             said = {p: round(float(v), 6) for p, v in zip(prompts, probabilities[row], strict=True)}
             put_json({**record, "label": prompts[best[row]], "probabilities": said})
         return
-    shown = table("path", "label", "probability", right=("probability",))
-    for row, record in enumerate(where.iter_rows(named=True)):
-        shown.add_row(record["path"], prompts[best[row]], f"{probabilities[row, best[row]]:.2f}")
+    shown = table("label", "series", "mean probability", "surest", right=("series", "mean probability"))
+    for column, prompt in enumerate(prompts):
+        mine = best == column
+        if mine.any():
+            surest = int((probabilities[:, column] * mine).argmax())
+            mean = f"{probabilities[mine, column].mean():.2f}"
+            shown.add_row(prompt, str(mine.sum()), mean, where["path"][surest])
     paper().print(shown)
+    say("--json gives the label and the probabilities of each series.")

@@ -48,22 +48,18 @@ def demo(
         series_id = example[0].record["series_id"]
         _step("4. Search it by example, a knee", f"decipher search --like {series_id} -i {index} -k 5")
         search(None, index, like=[series_id], k=5)
-    _step(
-        "5. Ask the pixels alone what the sequence is",
-        f'decipher classify "T1-weighted MRI" "T2-weighted MRI" "FLAIR MRI" -i {index}',
-    )
-    classify(["T1-weighted MRI", "T2-weighted MRI", "FLAIR MRI"], index)
-    _step("6. Probe the vectors for age", f"decipher probe --task age -i {index}")
-    probe("age", index)
+    prompts = ["T1-weighted MRI", "T2-weighted MRI", "FLAIR MRI"]
+    _step("5. Ask the pixels alone what the sequence is", f"decipher classify {shlex.join(prompts)} -i {index}")
+    classify(prompts, index)
+    _step("6. Probe the vectors for the body region", f"decipher probe --task body_region -i {index}")
+    probe("body_region", index)
     _step("7. A page with pictures", f'decipher search "{QUERY}" -i {index} -k 24 --html {page}')
     search(QUERY, index, k=24, html=page)
-    here = shlex.quote(str(folder))
     say("")
-    say("Go on with your own archive:")
+    say(f"Open {page} in a browser. Then go on with your own archive:")
     for command in (
-        f"cd {here}",
-        f"open {page.name}",
-        "decipher encode /path/to/your/archive -i your-index",
+        "decipher encode /path/to/archive",
+        'decipher search "T2 hyperintense lesion"',
         "decipher train --help",
     ):
         say(f"  {command}")

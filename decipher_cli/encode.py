@@ -42,7 +42,8 @@ def encode(
     if done.missing:
         say(f"{done.missing} series of the index are no longer in {archive}; they stay.")
     if done.rejected:
-        say(f"{done.rejected} files rejected, each with its reason in {folder / 'rejects.parquet'}")
+        codes = ", ".join(f"{code} {count}" for code, count in done.codes.items())
+        say(f"{done.rejected} files are no series ({codes}); reasons in {folder / 'rejects.parquet'}")
     if as_json:
         put_json({k: v for k, v in asdict(done).items() if k != "notes"})
     else:

@@ -34,7 +34,8 @@ def paper() -> "Console":
 
 
 def say(text: str = "") -> None:
-    """A line on stderr."""
+    """A line on stderr, after whatever stdout still holds, so that the two read in order."""
+    sys.stdout.flush()
     talk().print(text)
 
 

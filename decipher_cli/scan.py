@@ -25,6 +25,7 @@ def scan(
 
     from decipher_cli.output import paper, progress, put_json, say, table
     from index.archive import read_archive
+    from index.ledger import count_codes
 
     began = time.monotonic()
     with progress() as bars:
@@ -32,7 +33,7 @@ def scan(
     rejects = output.with_suffix(".rejects.parquet")
     found.records.write_parquet(output, compression="zstd")
     found.rejects.write_parquet(rejects, compression="zstd")
-    codes = dict(sorted(found.rejects.group_by("code").len().iter_rows(), key=lambda row: -row[1]))
+    codes = count_codes(found.rejects)
     if as_json:
         seconds = round(time.monotonic() - began, 2)
         counts = {"files": found.files, "series": found.records.height, "rejected": found.rejects.height}

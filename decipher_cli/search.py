@@ -85,9 +85,9 @@ def _show(hits: "list[Hit]", total: int) -> None:
         r = hit.record
         words = [r.get(name) or "-" for name in ("sequence", "body_region", "plane")]
         path = f"{r['path']}{' [' + r['part'] + ']' if r.get('part') else ''}"
-        shown.add_row(
-            str(hit.rank), number(hit.score, 3), *words, number(r.get("age_years"), 0), r.get("sex") or "-", path
-        )
+        age = f"{r['age_years']:.0f}" if r.get("age_years") is not None else ""
+        patient = f"{r.get('sex') or ''} {age}".strip() or "-"
+        shown.add_row(str(hit.rank), number(hit.score, 2), *words, patient, path)
     paper().print(shown)
     say(_cohort([hit.record for hit in hits], total))
 

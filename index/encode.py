@@ -25,7 +25,7 @@ import polars as pl
 from index.archive import LabelledCatalogue, read_archive
 from index.caption import caption
 from index.catalog import read_volume
-from index.ledger import Rejection, rejects_frame, row
+from index.ledger import Rejection, count_codes, rejects_frame, row
 from index.nearest import refresh
 from index.store import Index, is_index
 from index.thumbnails import save_thumbnail
@@ -60,7 +60,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class EncodeSummary:
-    """Series encoded, unchanged, removed and missing (indexed, but no longer in the archive); files rejected."""
+    """Series encoded, unchanged, removed and missing (indexed, but no longer in the archive); files rejected, by code."""
 
     encoded: int
     unchanged: int
@@ -70,6 +70,7 @@ class EncodeSummary:
     seconds: float
     model: str
     index: str
+    codes: dict[str, int]
     notes: list[str]
 
 
@@ -105,19 +106,21 @@ def encode_archive(archive: Path, folder: Path, options: EncodeOptions, progress
         index.update_card(model=model_name, archive=str(archive.absolute()))
         new, missing = _bring_up_to_date(index, found, model_name)
         failed = _encode_new(index, archive, new, options, progress)
-        index.write_rejects(pl.concat([found.rejects, rejects_frame(r for rows in failed.values() for r in rows)]))
+        rejects = pl.concat([found.rejects, rejects_frame(r for rows in failed.values() for r in rows)])
+        index.write_rejects(rejects)
         if len(index.segments) > MOST_SEGMENTS:
             index.compact()
         refresh(index)
     return EncodeSummary(
         encoded=new.height - len(failed),
         unchanged=found.records.height - new.height,
-        rejected=index.rejects.height if index.rejects is not None else 0,
+        rejected=rejects.height,
         removed=0,
         missing=missing,
         seconds=round(time.monotonic() - began, 2),
         model=who["name"],
         index=str(folder),
+        codes=count_codes(rejects),
         notes=found.notes,
     )
 

@@ -20,6 +20,7 @@ from index.ledger import Rejection
 
 HEAD_BYTES = 544
 GZIP_MAGIC = b"\x1f\x8b"
+_COMPANIONS = (".json", ".bval", ".bvec", ".csv", ".tsv", ".txt", ".md")
 _PACKED = (b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
 
 
@@ -90,7 +91,7 @@ def kind_of(path: Path) -> str:
         raise Rejection("packed")
     if not zipped and is_dicom(head):
         return "dicom"
-    raise Rejection("not_an_image")
+    raise Rejection("companion" if path.suffix.lower() in _COMPANIONS else "not_an_image")
 
 
 def _first_bytes(path: Path) -> bytes:

@@ -10,6 +10,7 @@ import polars as pl
 
 CODES: dict[str, str] = {
     "not_an_image": "The file is neither DICOM nor NIfTI.",
+    "companion": "A sidecar, table or text that lies beside images and holds none.",
     "unreadable": "The file cannot be opened, or is not a regular file.",
     "empty_file": "The file has no bytes.",
     "empty_folder": "The archive holds no file.",
@@ -70,3 +71,8 @@ def row(path: str, code: str, detail: str = "") -> dict[str, str]:
 def rejects_frame(rows: Iterable[Mapping[str, str]]) -> pl.DataFrame:
     """Rows of `row` as a frame of REJECT_SCHEMA, sorted by path."""
     return pl.DataFrame([dict(one) for one in rows], schema=REJECT_SCHEMA).sort("path")
+
+
+def count_codes(rejects: pl.DataFrame) -> dict[str, int]:
+    """How many files stand under each code, most first."""
+    return dict(rejects["code"].value_counts(sort=True).sort("count", "code", descending=[True, False]).iter_rows())

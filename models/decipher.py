@@ -38,7 +38,6 @@ class Decipher(nn.Module):
         self.vision = VisionEncoder(config.vision, config.dim)
         self.text = TextEncoder(config.text, config.dim)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.bias = nn.Parameter(torch.tensor(-5.0))
 
     @property
     def scale(self) -> torch.Tensor:

@@ -41,7 +41,7 @@ def test_a_dirty_tree_is_counted_to_the_last_file(tmp_path: Path) -> None:
         "empty.dcm": "empty_file",
         "gone.dcm": "unreadable",
         "nifti/T1_mask.nii.gz": "mask",
-        "notes.txt": "not_an_image",
+        "notes.txt": "companion",
         "pack.zip": "packed",
         "pipe.dcm": "unreadable",
     }

@@ -1,10 +1,10 @@
 """The command line as a person uses it: the contract's keys, defaults, errors in a sentence, exit codes."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -100,7 +100,7 @@ def test_search_by_words_gives_ordered_hits_with_the_keys(decipher, index: Path)
     hits = run.json_lines()
     assert [hit["rank"] for hit in hits] == list(range(1, 8))
     assert all(hit.keys() >= HIT_KEYS for hit in hits)
-    assert all(a["score"] >= b["score"] for a, b in zip(hits, hits[1:], strict=False))
+    assert all(a["score"] >= b["score"] for a, b in pairwise(hits))
     assert all((Path("archive") / hit["path"]).exists() for hit in hits)
 
 
@@ -253,7 +253,9 @@ def test_the_index_of_the_environment_is_the_default(decipher, index: Path, monk
 
 def test_a_closed_pipe_ends_quietly(index: Path, folder: Path) -> None:
     command = f"{sys.executable} -c 'from decipher_cli.main import main; main()' search MRI --json -k 500 | head -1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=folder, capture_output=True, text=True, env={**os.environ})
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=folder, capture_output=True, text=True, env={**os.environ}
+    )
     assert done.stderr.strip() == "" and json.loads(done.stdout)["rank"] == 1
 
 

@@ -111,7 +111,9 @@ def test_new_labels_change_rows_and_not_vectors(archive: Path, tiny_model: Path,
     assert all(np.array_equal(old[i], v) for i, v in zip(after.records["series_id"], after.vectors, strict=True))
 
 
-def test_another_encoder_is_refused(archive: Path, encoded: tuple[Path, EncodeSummary], tmp_path: Path, tiny_model: Path) -> None:
+def test_another_encoder_is_refused(
+    archive: Path, encoded: tuple[Path, EncodeSummary], tmp_path: Path, tiny_model: Path
+) -> None:
     model = load(str(tiny_model))
     model.log_scale.data += 0.5
     model.save(tmp_path / "other")
