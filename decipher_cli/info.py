@@ -39,15 +39,24 @@ def _program() -> dict[str, Any]:
 
     from training.config import preset_names
 
-    packages = ("torch", "faiss-cpu", "polars", "pydicom", "nibabel", "monai", "transformers")
+    packages = ("torch", "faiss-cpu", "faiss-gpu-cu12", "polars", "pydicom", "nibabel", "monai", "transformers")
     return {
         "kind": "program",
         "decipher": version("decipher-mri"),
         "python": platform.python_version(),
         "models": _shipped(),
         "presets": preset_names(),
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version(name) for name in packages if _installed(name)},
     }
+
+
+def _installed(name: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
 
 
 def _shipped() -> list[str]:

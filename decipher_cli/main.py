@@ -6,6 +6,7 @@ done, 1 an error told in one sentence with a hint, 2 wrong usage, 3 something wa
 """
 
 import os
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -43,13 +44,18 @@ def _register() -> None:
         app.command(name, help=str(module.__doc__).strip(), epilog=examples)(getattr(module, name))
 
 
+class Stopped(BaseException):
+    """Ctrl-C. Not KeyboardInterrupt, which Typer turns into an unexplained exit code 1."""
+
+
 def main() -> None:
     """Entry point of `decipher`."""
     from decipher_cli.output import say, say_error
 
+    before = signal.signal(signal.SIGINT, _stop)
     try:
         _run()
-    except KeyboardInterrupt:
+    except Stopped:
         say("Stopped. What was committed stays; the same command goes on from there.")
         sys.exit(130)
     except BrokenPipeError:
@@ -61,6 +67,12 @@ def main() -> None:
             raise
         say_error(shadowed, "Install decipher in an environment of its own: pipx install decipher-mri")
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stop(*signal_and_frame: object) -> None:
+    raise Stopped
 
 
 def _run() -> None:

@@ -1,8 +1,10 @@
 """The command line as a person uses it: the contract's keys, defaults, errors in a sentence, exit codes."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -253,10 +255,23 @@ def test_the_index_of_the_environment_is_the_default(decipher, index: Path, monk
 
 def test_a_closed_pipe_ends_quietly(index: Path, folder: Path) -> None:
     command = f"{sys.executable} -c 'from decipher_cli.main import main; main()' search MRI --json -k 500 | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], cwd=folder, capture_output=True, text=True, env={**os.environ}
-    )
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=folder, capture_output=True, text=True)
     assert done.stderr.strip() == "" and json.loads(done.stdout)["rank"] == 1
+
+
+def test_ctrl_c_is_told_and_the_index_stays_valid(phantom_archive: Path, tiny_model: Path, tmp_path: Path) -> None:
+    from index.store import Index
+
+    code = "import index.encode as e; e.BLOCK = 2; from decipher_cli.main import main; main()"
+    words = ["encode", str(phantom_archive), "-m", str(tiny_model), "-i", "index"]
+    child = subprocess.Popen([sys.executable, "-c", code, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "index" / "segments" / "000002").is_dir():
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    assert "the same command goes on" in child.communicate(timeout=60)[1]
+    assert child.returncode == 130
+    assert Index.open(tmp_path / "index").verify() == []
 
 
 def test_a_shadowed_package_is_told(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from models.config import ModelConfig, PrepareConfig, VisionConfig
 from models.decipher import Decipher
 from models.prepare import Prepared
+from training.captions import VALUES
 from training.config import TrainConfig
 from training.data import Batch
 from training.objectives.align import Align, many_positive_contrast, view_contrast
@@ -19,12 +20,12 @@ TINY = ModelConfig(prepare=PrepareConfig(box=32), vision=VisionConfig(width=48, 
 
 
 def contrast_by_hand(logits: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:
-    """Mean over rows, and over the positives of each, of -log(e^p / sum over positives and negatives of e)."""
+    """Mean over rows, and over the positives of each, of -log(e^p / (e^p + sum over negatives of e))."""
     rows = []
     for scores, yes, no in zip(logits, positive, negative, strict=True):
         if yes.any() and no.any():
-            total = np.exp(scores[yes | no]).sum()
-            rows.append(np.mean([-np.log(np.exp(s) / total) for s in scores[yes]]))
+            against = np.exp(scores[no]).sum()
+            rows.append(np.mean([-np.log(np.exp(s) / (np.exp(s) + against)) for s in scores[yes]]))
     return float(np.mean(rows))
 
 
@@ -99,7 +100,9 @@ def batch(count: int = 4) -> Batch:
     ]
     own = torch.eye(count, dtype=torch.bool)
     sentences = torch.nn.functional.normalize(torch.randn(count, 384, generator=generator), dim=1)
-    return Batch(views, sentences, own, ~own, own, torch.ones(count, dtype=torch.bool), generator)
+    known = torch.ones(count, dtype=torch.bool)
+    attributes = torch.full((count, len(VALUES)), -1)
+    return Batch(views, sentences, own, ~own, attributes, own, known, generator)
 
 
 def test_no_gradient_reaches_the_teacher_and_it_follows_the_student() -> None:
@@ -134,3 +137,17 @@ def test_a_tiny_model_learns_which_text_belongs_to_which_volume() -> None:
     similarity = volumes @ texts.T
     assert similarity.argmax(dim=1).tolist() == list(range(8))
     assert similarity.argmax(dim=0).tolist() == list(range(8))
+
+
+def test_attribute_heads_are_cross_entropy_over_what_is_known(rng: np.random.Generator) -> None:
+    torch.manual_seed(0)
+    objective = Align(Decipher(TINY), TrainConfig(heads_weight=1.0))
+    volumes = torch.from_numpy(rng.normal(size=(3, 384))).float()
+    attributes = torch.full((3, len(VALUES)), -1)
+    attributes[0, 0], attributes[2, 0], attributes[1, 2] = 1, 4, 0
+    expected = []
+    for a, rows in ((0, [0, 2]), (2, [1])):
+        scores = objective.heads[a](volumes).detach().double().numpy()
+        terms = [np.log(np.exp(scores[r]).sum()) - scores[r, int(attributes[r, a])] for r in rows]
+        expected.append(np.mean(terms))
+    assert float(objective._name(volumes, attributes).detach()) == pytest.approx(np.mean(expected), rel=1e-5)

@@ -6,7 +6,7 @@ import torch
 from models.config import SIZES, ModelConfig, PrepareConfig, VisionConfig
 from models.layers import fourier_positions
 from models.prepare import Prepared
-from models.vision import VisionEncoder, token_places
+from models.vision import VisionEncoder, contrast_channels, token_places
 
 SMALL = VisionConfig(stem="patch", width=48, depth=2, heads=3, registers=2)
 CONV = VisionConfig(stem="conv", conv_widths=(8, 16, 24), conv_blocks=(1, 1, 1), width=48, depth=2, heads=3)
@@ -95,3 +95,19 @@ def test_base_has_the_size_of_the_paper() -> None:
 def test_config_survives_json() -> None:
     config = ModelConfig(name="x", vision=CONV, prepare=PrepareConfig(box=32))
     assert ModelConfig.from_json(config.to_json()) == config
+
+
+def test_the_second_channel_is_standardised_within_the_body() -> None:
+    torch.manual_seed(0)
+    pixels = torch.zeros(1, 1, 8, 8, 8)
+    pixels[..., 2:6] = 0.3 + 0.3 * torch.rand(1, 1, 8, 8, 4)
+    whole = torch.tensor([[[0, 8]] * 3])
+    plain, standard = contrast_channels(Prepared(pixels, whole, torch.zeros(1, 7), torch.eye(4)))[0]
+    body = pixels[0, 0] > 0
+    inside = pixels[0, 0][body].double()
+    expected = (inside - inside.mean()) / inside.std(correction=0)
+    assert torch.allclose(plain, pixels[0, 0] - 0.5)
+    assert torch.allclose(standard[body].double(), expected.clamp(-3, 3), atol=1e-4)
+    assert standard[~body].abs().sum() == 0
+    brighter = contrast_channels(Prepared(pixels * 1.2, whole, torch.zeros(1, 7), torch.eye(4)))[0, 1]
+    assert torch.allclose(brighter, standard, atol=1e-4)

@@ -50,6 +50,8 @@ class TrainConfig:
     captions: int = 4000
     texts_per_step: int = 96
     geometry_dropout: float = 0.3
+    heads_weight: float = 0.0
+    """weight of the attribute heads in stage align"""
     views_weight: float = 0.0
     """weight of the contrast between two views of a volume in stage align"""
     prototypes: int = 256

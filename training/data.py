@@ -32,12 +32,14 @@ Autocast = Callable[[], AbstractContextManager]
 @dataclass(frozen=True)
 class Batch:
     """views: the same B volumes, each time varied anew; sentences (T, W) with positive and negative (B, T) bool;
-    same_subject (B, B) bool; geometry_known (B,) bool; generator: for what the objective draws itself."""
+    attributes (B, A) int64, -1 where unknown; same_subject (B, B) bool; geometry_known (B,) bool; generator: for what the
+    objective draws itself."""
 
     views: list[Prepared]
     sentences: torch.Tensor
     positive: torch.Tensor
     negative: torch.Tensor
+    attributes: torch.Tensor
     same_subject: torch.Tensor
     geometry_known: torch.Tensor
     generator: torch.Generator
@@ -74,8 +76,16 @@ class TrainingSet:
         sentences, positive, negative = self._texts(which, rng)
         subject = np.array(self.rows["patient_id"].to_list(), dtype=object)[which]
         same = torch.from_numpy((subject[:, None] == subject[None]) | (which[:, None] == which[None]))
-        known = torch.rand(len(which), generator=generator) >= self.config.geometry_dropout
-        return Batch(views, sentences, torch.from_numpy(positive), torch.from_numpy(negative), same, known, generator)
+        return Batch(
+            views=views,
+            sentences=sentences,
+            positive=torch.from_numpy(positive),
+            negative=torch.from_numpy(negative),
+            attributes=torch.from_numpy(self.attributes[which].astype(np.int64)),
+            same_subject=same,
+            geometry_known=torch.rand(len(which), generator=generator) >= self.config.geometry_dropout,
+            generator=generator,
+        )
 
     def _take(self, which: np.ndarray) -> Prepared:
         starts = np.cumsum([0, *(s.rows.height for s in self.shards)])
