@@ -89,6 +89,14 @@ def attributes_of(record: Mapping[str, Any]) -> np.ndarray:
     return np.array([_position(name, known.get(name)) for name in ATTRIBUTES], dtype=np.int16)
 
 
+def without_pathology(attributes: np.ndarray, sequence: str) -> np.ndarray:
+    """Attributes (A,) of the same anatomy in another sequence: whether a lesion shows is no longer known."""
+    other = attributes.copy()
+    other[ATTRIBUTES.index("sequence")] = _position("sequence", sequence)
+    other[[ATTRIBUTES.index("lesion"), ATTRIBUTES.index("finding")]] = -1
+    return other
+
+
 def _position(name: str, value: str | None) -> int:
     return VALUES[name].index(value) if value in VALUES[name] else -1
 

@@ -47,6 +47,8 @@ class TrainConfig:
     """train only on rows whose label column `redistributable` is not `no`"""
     skip_sources: str = ""
     """comma-separated words; rows whose `source` or `path` holds one are left out"""
+    recontrast: float = 0.0
+    """share of the T1-weighted brains that are drawn with a contrast made from theirs"""
     captions: int = 4000
     texts_per_step: int = 96
     geometry_dropout: float = 0.3

@@ -21,8 +21,9 @@ from models.decipher import Decipher
 from models.errors import DecipherError
 from models.prepare import Prepared
 from training.augment import quick_variation
-from training.captions import Captions, attributes_of, make_captions, match
+from training.captions import Captions, attributes_of, make_captions, match, without_pathology
 from training.config import TrainConfig
+from training.recontrast import CONTRASTS, recontrast
 from training.shards import Shard
 
 Autocast = Callable[[], AbstractContextManager]
@@ -62,6 +63,7 @@ class TrainingSet:
     caption_vectors: torch.Tensor
     report_vectors: torch.Tensor
     report_of: np.ndarray
+    recontrastable: np.ndarray
     config: TrainConfig
 
     def batch(self, stage: str, step: int) -> Batch:
@@ -70,10 +72,11 @@ class TrainingSet:
         rng = np.random.default_rng(seed)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         which = rng.choice(len(self.weights), self.config.batch_size, p=self.weights)
-        prepared = self._take(which)
+        prepared, attributes, reports = self._take(which), self.attributes[which].copy(), self.report_of[which].copy()
+        self._recontrast(which, prepared, attributes, reports, rng)
         count = 2 if stage == "vision" or self.config.views_weight > 0 else 1
         views = [quick_variation(prepared, generator) for _ in range(count)]
-        sentences, positive, negative = self._texts(which, rng)
+        sentences, positive, negative = self._texts(attributes, reports, rng)
         subject = np.array(self.rows["patient_id"].to_list(), dtype=object)[which]
         same = torch.from_numpy((subject[:, None] == subject[None]) | (which[:, None] == which[None]))
         return Batch(
@@ -81,7 +84,7 @@ class TrainingSet:
             sentences=sentences,
             positive=torch.from_numpy(positive),
             negative=torch.from_numpy(negative),
-            attributes=torch.from_numpy(self.attributes[which].astype(np.int64)),
+            attributes=torch.from_numpy(attributes.astype(np.int64)),
             same_subject=same,
             geometry_known=torch.rand(len(which), generator=generator) >= self.config.geometry_dropout,
             generator=generator,
@@ -96,23 +99,40 @@ class TrainingSet:
         fields = ("pixels", "content", "geometry", "affine_mm")
         return Prepared(*(torch.cat([getattr(p, f) for p in parts])[back] for f in fields))
 
-    def _texts(self, which: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    def _recontrast(
+        self,
+        which: np.ndarray,
+        prepared: Prepared,
+        attributes: np.ndarray,
+        reports: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        """In place: some T1-weighted brains of the archive take another contrast, and lose what no longer holds."""
+        for place in np.flatnonzero(self.recontrastable[which] & (rng.random(len(which)) < self.config.recontrast)):
+            sequence = str(rng.choice(list(CONTRASTS)))
+            pixels = recontrast(prepared.pixels[place, 0].numpy(), sequence, rng)
+            prepared.pixels[place, 0] = torch.from_numpy(pixels)
+            attributes[place] = without_pathology(attributes[place], sequence)
+            reports[place] = -1
+
+    def _texts(
+        self, attributes: np.ndarray, reports: np.ndarray, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
         """Sentence vectors (T, W), positive and negative (B, T)."""
-        attributes = self.attributes[which]
         true, _ = match(attributes, self.captions.mentions)
         own = [int(rng.choice(np.flatnonzero(t))) if t.any() else int(rng.integers(len(t))) for t in true]
         chosen = np.concatenate([own, rng.choice(len(self.captions.texts), self.config.texts_per_step)])
         positive, negative = match(attributes, self.captions.mentions[chosen])
-        reports = np.unique(self.report_of[which][self.report_of[which] >= 0])
-        mine = self.report_of[which][:, None] == reports[None]
-        differs = self._report_differs(which, reports)
-        sentences = torch.cat([self.caption_vectors[chosen], self.report_vectors[reports]])
+        told = np.unique(reports[reports >= 0])
+        mine = reports[:, None] == told[None]
+        differs = self._report_differs(attributes, told)
+        sentences = torch.cat([self.caption_vectors[chosen], self.report_vectors[told]])
         return sentences, np.hstack([positive, mine]), np.hstack([negative, differs & ~mine])
 
-    def _report_differs(self, which: np.ndarray, reports: np.ndarray) -> np.ndarray:
+    def _report_differs(self, attributes: np.ndarray, reports: np.ndarray) -> np.ndarray:
         """(B, R): true unless all attributes known on both sides agree, and at least two are."""
         owner = np.array([int(np.flatnonzero(self.report_of == r)[0]) for r in reports], dtype=int)
-        image, text = self.attributes[which][:, None], self.attributes[owner][None]
+        image, text = attributes[:, None], self.attributes[owner][None]
         both = (image >= 0) & (text >= 0)
         return (both & (image != text)).any(-1) | (both.sum(-1) < 2)
 
@@ -129,9 +149,18 @@ def training_set(shards: list[Shard], model: Decipher, config: TrainConfig) -> T
     place = {text: number for number, text in enumerate(texts)}
     report_of = np.array([place.get(t, -1) for t in rows["report"].to_list()])
     attributes = np.stack([attributes_of(row) for row in rows.iter_rows(named=True)])
-    sentences = sentence_vectors(model, captions.texts)
+    brains = (pl.col("origin") == "archive") & (pl.col("body_region") == "brain") & (pl.col("sequence") == "T1")
     return TrainingSet(
-        shards, rows, weights, attributes, captions, sentences, sentence_vectors(model, texts), report_of, config
+        shards=shards,
+        rows=rows,
+        weights=weights,
+        attributes=attributes,
+        captions=captions,
+        caption_vectors=sentence_vectors(model, captions.texts),
+        report_vectors=sentence_vectors(model, texts),
+        report_of=report_of,
+        recontrastable=rows.select(brains.fill_null(False)).to_series().to_numpy(),
+        config=config,
     )
 
 
