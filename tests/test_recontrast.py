@@ -21,7 +21,7 @@ def levels(sequence: str, seed: int) -> dict[str, float]:
     pixels, where = head()
     made = recontrast(pixels, sequence, np.random.default_rng(seed))
     assert made.shape == pixels.shape and made.dtype == np.float32
-    assert 0 <= made.min() and made.max() < 1 and np.abs(made[pixels == 0]).max() == 0
+    assert made.min() >= 0 and made.max() < 1 and np.abs(made[pixels == 0]).max() == 0
     return {name: float(made[mask].mean()) for name, mask in where.items()}
 
 

@@ -28,8 +28,8 @@ def recontrast(pixels: np.ndarray, sequence: str, rng: np.random.Generator) -> n
     knots = np.sort(T1_KNOTS * rng.uniform(0.9, 1.1, T1_KNOTS.shape))
     target = CONTRASTS[sequence] * rng.uniform(0.88, 1.12, T1_KNOTS.shape)
     other = np.interp(relative, knots, target)
-    body = other[other >= other.mean()]
-    return (other / (other + body.mean())).astype(np.float32)
+    body_mean = other.mean(where=other >= 0.999 * other.mean())
+    return (other / (other + body_mean)).astype(np.float32)
 
 
 def _white_matter(value: np.ndarray) -> float:
