@@ -26,6 +26,8 @@ class VisionConfig:
     patch: int = 8
     conv_widths: tuple[int, ...] = ()
     conv_blocks: tuple[int, ...] = ()
+    conv_pool: int = 1
+    """edge of the cubes averaged before the first and after the last convolution level"""
     width: int = 384
     depth: int = 12
     heads: int = 6
@@ -71,7 +73,7 @@ class ModelConfig:
 
 SIZES = {
     "mini": VisionConfig(
-        stem="conv", conv_widths=(24, 64, 160), conv_blocks=(0, 1, 2), width=256, depth=1, heads=4, drop_path=0.05
+        stem="conv", patch=16, conv_widths=(32, 128), conv_blocks=(1, 2), conv_pool=2, width=256, depth=2, heads=4
     ),
     "tiny": VisionConfig(width=192, depth=4, heads=3),
     "small": VisionConfig(width=384, depth=12, heads=6),

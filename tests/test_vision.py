@@ -1,12 +1,13 @@
 """The vision encoder: shapes, masking, positions in millimetres, both stems."""
 
+import numpy as np
 import pytest
 import torch
 
 from models.config import SIZES, ModelConfig, PrepareConfig, VisionConfig
 from models.layers import fourier_positions
 from models.prepare import Prepared
-from models.vision import VisionEncoder, contrast_channels, token_places
+from models.vision import BINS, VisionEncoder, body_histogram, contrast_channels, token_places
 
 SMALL = VisionConfig(stem="patch", width=48, depth=2, heads=3, registers=2)
 CONV = VisionConfig(stem="conv", conv_widths=(8, 16, 24), conv_blocks=(1, 1, 1), width=48, depth=2, heads=3)
@@ -111,3 +112,14 @@ def test_the_second_channel_is_standardised_within_the_body() -> None:
     assert standard[~body].abs().sum() == 0
     brighter = contrast_channels(Prepared(pixels * 1.2, whole, torch.zeros(1, 7), torch.eye(4)))[0, 1]
     assert torch.allclose(brighter, standard, atol=1e-4)
+
+
+def test_the_histogram_counts_the_body_and_its_middle() -> None:
+    standard = torch.zeros(1, 16, 16, 16)
+    standard[0, :8], standard[0, 8:] = -1.1, 2.1
+    standard[0, 4:12, 4:12, 4:12] = 0.6
+    whole, middle = body_histogram(standard, torch.tensor([[[0, 16]] * 3])).reshape(2, BINS).numpy() / BINS
+    edges = np.linspace(-3, 3, BINS + 1)
+    expected, _ = np.histogram(standard.numpy(), edges)
+    assert whole == pytest.approx(expected / 16**3)
+    assert middle[np.digitize(0.6, edges) - 1] == pytest.approx(1)
