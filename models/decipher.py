@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from models.config import ModelConfig
 from models.errors import DecipherError
+from models.layers import unset_weights
 from models.prepare import Prepared, collate, prepare
 from models.text import TextEncoder
 from models.vision import VisionEncoder, VisionFeatures
@@ -109,7 +110,7 @@ def load(name: str | None = None) -> Decipher:
 
     folder = model_folder(name)
     try:
-        with torch.device("meta"):
+        with unset_weights():
             model = Decipher(ModelConfig.from_json(json.loads((folder / "config.json").read_text())))
         state = {k: v.float() for k, v in load_file(folder / WEIGHTS).items()}
         missing, unexpected = model.load_state_dict(state, strict=False, assign=True)

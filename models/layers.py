@@ -1,6 +1,8 @@
 """The pieces of a transformer over 3D tokens: attention, block, stochastic depth, positions in millimetres."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from einops import rearrange
@@ -66,6 +68,21 @@ class ResidualConv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         inner = self.conv1(F.gelu(self.norm1(x)))
         return x + self.conv2(F.gelu(self.norm2(inner)))
+
+
+@contextmanager
+def unset_weights() -> Iterator[None]:
+    """Layers made here keep memory as it comes, since stored weights follow. torch's own way, the meta device, imports its
+    compiler: two seconds that a search does not have."""
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Embedding, nn.Conv3d)
+    before = [getattr(kind, "reset_parameters") for kind in kinds]  # noqa: B009
+    for kind in kinds:
+        setattr(kind, "reset_parameters", lambda layer: None)  # noqa: B010
+    try:
+        yield
+    finally:
+        for kind, reset in zip(kinds, before, strict=True):
+            setattr(kind, "reset_parameters", reset)  # noqa: B010
 
 
 def fourier_positions(position_mm: torch.Tensor, width: int) -> torch.Tensor:

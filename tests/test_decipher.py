@@ -92,3 +92,11 @@ def test_weights_that_do_not_fit_are_told(folder: Path, tmp_path: Path) -> None:
 def test_lasting_name_finds_the_model_from_anywhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     assert lasting_name(folder.name) == str(folder)
+
+
+def test_loading_leaves_torch_as_it_was(folder: Path) -> None:
+    load(str(folder))
+    torch.manual_seed(0)
+    first = torch.nn.Linear(8, 8).weight
+    torch.manual_seed(0)
+    assert torch.equal(first, torch.nn.Linear(8, 8).weight) and 0 < float(first.detach().std()) < 1
