@@ -164,17 +164,13 @@ def training_set(shards: list[Shard], model: Decipher, config: TrainConfig) -> T
     )
 
 
-def sentence_vectors(
-    model: Decipher, texts: list[str], progress: Callable[[int, int], None] | None = None
-) -> torch.Tensor:
+def sentence_vectors(model: Decipher, texts: list[str]) -> torch.Tensor:
     """Frozen sentence vectors (T, W), in blocks of similar length."""
     found = torch.zeros(len(texts), model.text.base.width)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in range(0, len(order), 64):
         block = order[start : start + 64]
         found[block] = model.text.sentences([texts[i] for i in block]).cpu()
-        if progress:
-            progress(start + len(block), len(texts))
     return found
 
 

@@ -7,6 +7,7 @@ Decisions:
 """
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -56,6 +57,7 @@ def _train_stage(
 ) -> None:
     from lightning_fabric import Fabric
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(accelerator="auto", devices=1, precision=_precision(config.precision))
     torch.manual_seed(config.seed + number)
     objective = OBJECTIVES[stage](model, config)
