@@ -33,6 +33,7 @@ def probe(
     from decipher_cli.output import put_json, say
     from decipher_cli.places import index_folder
     from index.labels import join_labels, load_labels
+    from index.record import subjects
     from index.store import Index
     from training.baselines import baseline_features
     from training.probe import fit_probe
@@ -48,7 +49,7 @@ def probe(
     result = fit_probe(
         opened.vectors,
         records[column].to_list(),
-        groups_of(records),
+        subjects(records),
         head=head,
         task=task,
         baselines=baseline_features(records, exclude=[column]),
@@ -76,14 +77,6 @@ def column_named(task: str, records: "pl.DataFrame") -> str:
     near = get_close_matches(task, [*ALIASES, *records.columns], n=1)
     hint = f"Did you mean --task {near[0]}?" if near else "Columns of your own come with --labels FILE."
     raise DecipherError(f"No column {task!r} to probe.", hint)
-
-
-def groups_of(records: "pl.DataFrame") -> list[str]:
-    """Who must not lie on both sides of a fold: the patient, else the study, else the series."""
-    import polars as pl
-
-    named = records.select(pl.coalesce("patient_id", "study_id", "series_id"))
-    return named.to_series().to_list()
 
 
 def _show(result: "ProbeResult") -> None:

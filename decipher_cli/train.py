@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from training.config import TrainConfig
     from training.run import Source
 
 EXAMPLES = (
@@ -40,9 +39,9 @@ def train(
     from training import run as runs
 
     folder = output or Path("runs") / config.preset
-    source = _source(data, reports, folder, config, fresh)
+    source = _source(data, reports, folder)
     runs.open_run(folder, config, source, fresh)
-    source = _made_if_missing(source, folder)
+    _make_if_missing(source, folder)
     with progress() as bars:
 
         def told(row: dict[str, Any]) -> None:
@@ -55,7 +54,7 @@ def train(
     say(f"Next: decipher encode ARCHIVE -m {model} -i new-index")
 
 
-def _source(data: Path | None, reports: Path | None, folder: Path, config: "TrainConfig", fresh: bool) -> "Source":
+def _source(data: Path | None, reports: Path | None, folder: Path) -> "Source":
     """What to train on: as told, else the archive of the index in this folder, else a phantom archive in the run."""
     from decipher_cli.output import say
     from decipher_cli.places import index_folder
@@ -78,11 +77,10 @@ def _source(data: Path | None, reports: Path | None, folder: Path, config: "Trai
     return Source(archive, reports=reports)
 
 
-def _made_if_missing(source: "Source", folder: Path) -> "Source":
+def _make_if_missing(source: "Source", folder: Path) -> None:
     from decipher_cli.output import progress
     from training.phantom.archive import make_archive
 
     if source.archive == folder / "archive" and not (folder / "archive" / "labels.csv").is_file():
         with progress() as bars:
             make_archive(source.archive, patients=PHANTOM_PATIENTS, progress=lambda done, of: bars("phantom", done, of))
-    return source

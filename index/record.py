@@ -102,3 +102,8 @@ def records_frame(records: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame([{name: one.get(name) for name in SCHEMA} for one in rows], schema=SCHEMA, orient="row").sort(
         "path", "part", nulls_last=False
     )
+
+
+def subjects(records: pl.DataFrame) -> list[str]:
+    """Who each row is about: the patient, else the study, else the series itself; never the same for two unknowns."""
+    return records.select(pl.coalesce("patient_id", "study_id", "series_id")).to_series().to_list()

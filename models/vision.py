@@ -105,7 +105,8 @@ class VisionEncoder(nn.Module):
 def contrast_channels(batch: Prepared) -> torch.Tensor:
     """Pixels (B, 1, S, S, S) to (B, 2, S, S, S): centred, and standardised within the body (0 outside, at most 3)."""
     pixels = batch.pixels
-    data = _between(batch.content[..., 0], batch.content[..., 1], pixels.shape[-1])[:, None]
+    place = torch.arange(pixels.shape[-1], device=pixels.device)
+    data = _between(batch.content[..., 0], batch.content[..., 1], place)[:, None]
     body = ((pixels > BODY) & data).float()
     count = body.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1)
     mean = (pixels * body).sum(dim=(1, 2, 3, 4), keepdim=True) / count
@@ -122,7 +123,8 @@ def body_histogram(standard: torch.Tensor, content: torch.Tensor) -> torch.Tenso
     bins = ((standard + 3) * (BINS / 6)).long().clamp(0, BINS - 1).flatten(1)
     body = (standard != 0).float()
     quarter = (content[..., 1] - content[..., 0]) // 4
-    middle = body * _between(content[..., 0] + quarter, content[..., 1] - quarter, standard.shape[-1])
+    place = torch.arange(standard.shape[-1], device=standard.device)
+    middle = body * _between(content[..., 0] + quarter, content[..., 1] - quarter, place)
     found = []
     for weight in (body, middle):
         counts = weight.new_zeros(len(standard), BINS).scatter_add_(1, bins, weight.flatten(1))
@@ -130,9 +132,8 @@ def body_histogram(standard: torch.Tensor, content: torch.Tensor) -> torch.Tenso
     return torch.cat(found, dim=1)
 
 
-def _between(low: torch.Tensor, high: torch.Tensor, box: int) -> torch.Tensor:
-    """(B, box, box, box) bool: voxels from low to before high, both (B, 3)."""
-    place = torch.arange(box, device=low.device)
+def _between(low: torch.Tensor, high: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """(B, P, P, P) bool: whether place (P,) is at least low and below high, both (B, 3), along all three axes."""
     within = (place >= low[..., None]) & (place < high[..., None])
     return within[:, 0, :, None, None] & within[:, 1, None, :, None] & within[:, 2, None, None, :]
 
@@ -141,9 +142,8 @@ def token_places(batch: Prepared, patch: int) -> tuple[torch.Tensor, torch.Tenso
     """Centres of the tokens in mm from the box's centre (B, N, 3), and whether each touches data (B, N) bool."""
     box = batch.pixels.shape[-1]
     start = torch.arange(0, box, patch, device=batch.pixels.device)
-    touches = (start[None, None] < batch.content[:, :, 1:]) & (start[None, None] + patch > batch.content[:, :, :1])
-    inside = touches[:, 0, :, None, None] & touches[:, 1, None, :, None] & touches[:, 2, None, None, :]
+    touches = _between(batch.content[..., 0] - patch + 1, batch.content[..., 1], start)
     centre = start + (patch - box) / 2
     grid = torch.stack(torch.meshgrid(centre, centre, centre, indexing="ij"), dim=-1).flatten(0, 2)
     voxel_mm = batch.geometry[:, 6].exp()
-    return grid[None] * voxel_mm[:, None, None], inside.flatten(1)
+    return grid[None] * voxel_mm[:, None, None], touches.flatten(1)

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from index.record import subjects
 from models.decipher import Decipher
 from models.errors import DecipherError
 from models.prepare import Prepared
@@ -63,6 +64,8 @@ class TrainingSet:
     caption_vectors: torch.Tensor
     report_vectors: torch.Tensor
     report_of: np.ndarray
+    report_owner: np.ndarray
+    subjects: np.ndarray
     recontrastable: np.ndarray
     config: TrainConfig
 
@@ -77,15 +80,14 @@ class TrainingSet:
         count = 2 if stage == "vision" or self.config.views_weight > 0 else 1
         views = [quick_variation(prepared, generator) for _ in range(count)]
         sentences, positive, negative = self._texts(attributes, reports, rng)
-        subject = np.array(self.rows["patient_id"].to_list(), dtype=object)[which]
-        same = torch.from_numpy((subject[:, None] == subject[None]) | (which[:, None] == which[None]))
+        subject = self.subjects[which]
         return Batch(
             views=views,
             sentences=sentences,
             positive=torch.from_numpy(positive),
             negative=torch.from_numpy(negative),
             attributes=torch.from_numpy(attributes.astype(np.int64)),
-            same_subject=same,
+            same_subject=torch.from_numpy(subject[:, None] == subject[None]),
             geometry_known=torch.rand(len(which), generator=generator) >= self.config.geometry_dropout,
             generator=generator,
         )
@@ -131,8 +133,7 @@ class TrainingSet:
 
     def _report_differs(self, attributes: np.ndarray, reports: np.ndarray) -> np.ndarray:
         """(B, R): true unless all attributes known on both sides agree, and at least two are."""
-        owner = np.array([int(np.flatnonzero(self.report_of == r)[0]) for r in reports], dtype=int)
-        image, text = attributes[:, None], self.attributes[owner][None]
+        image, text = attributes[:, None], self.attributes[self.report_owner[reports]][None]
         both = (image >= 0) & (text >= 0)
         return (both & (image != text)).any(-1) | (both.sum(-1) < 2)
 
@@ -159,6 +160,8 @@ def training_set(shards: list[Shard], model: Decipher, config: TrainConfig) -> T
         caption_vectors=sentence_vectors(model, captions.texts),
         report_vectors=sentence_vectors(model, texts),
         report_of=report_of,
+        report_owner=np.array([int(np.argmax(report_of == number)) for number in range(len(texts))], dtype=int),
+        subjects=np.array(subjects(rows)),
         recontrastable=rows.select(brains.fill_null(False)).to_series().to_numpy(),
         config=config,
     )
