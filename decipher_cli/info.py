@@ -37,6 +37,7 @@ def _program() -> dict[str, Any]:
     import platform
     from importlib.metadata import version
 
+    from models.folder import shipped_models
     from training.config import preset_names
 
     packages = ("torch", "faiss-cpu", "faiss-gpu-cu12", "polars", "pydicom", "nibabel", "monai", "transformers")
@@ -44,7 +45,7 @@ def _program() -> dict[str, Any]:
         "kind": "program",
         "decipher": version("decipher-mri"),
         "python": platform.python_version(),
-        "models": _shipped(),
+        "models": shipped_models(),
         "presets": preset_names(),
         "versions": {name: version(name) for name in packages if _installed(name)},
     }
@@ -57,11 +58,6 @@ def _installed(name: str) -> bool:
         return bool(version(name))
     except PackageNotFoundError:
         return False
-
-
-def _shipped() -> list[str]:
-    weights = Path(__file__).resolve().parent.parent / "models" / "weights"
-    return sorted(p.parent.name for p in weights.glob("*/model.safetensors"))
 
 
 def _folder(path: Path) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class QueryEncoder:
 
     @cached_property
     def model(self) -> "Decipher":
-        from models.decipher import load, passport
+        from models.decipher import load
+        from models.folder import passport
 
         name = self.index.card.get("model")
         self.index.check_passport(passport(name))

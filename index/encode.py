@@ -79,7 +79,7 @@ def encode_archive(archive: Path, folder: Path, options: EncodeOptions, progress
 
     Errors: DecipherError for a missing archive, one without any MRI, or an index of another encoder.
     """
-    from models.decipher import lasting_name, passport
+    from models.folder import lasting_name, passport
 
     began = time.monotonic()
     index = Index.open(folder) if is_index(folder) else None
@@ -130,8 +130,6 @@ def _bring_up_to_date(index: Index, found: LabelledCatalogue, model_name: str) -
 
     Returns the records that have to be encoded, and how many series of the index the archive lacks.
     """
-    from models.decipher import load
-
     if not len(index):
         return found.records, 0
     stamps = index.columns(["series_id", "fingerprint"]).rename({"fingerprint": "_known"})
@@ -141,6 +139,8 @@ def _bring_up_to_date(index: Index, found: LabelledCatalogue, model_name: str) -
     missing = len(index) - stamps.join(found.records, on="series_id", how="semi").height
     changed = kept.filter(pl.Series(_rows_differ(index, kept), dtype=pl.Boolean))
     if changed.height:
+        from models.decipher import load
+
         rows = index.row_of(changed["series_id"])
         vectors = index.gather(np.array([rows[i] for i in changed["series_id"]]))
         index.replace(changed, vectors, _captions(load(model_name), changed.to_dicts()))
@@ -159,11 +159,11 @@ def _encode_new(
     index: Index, archive: Path, records: pl.DataFrame, options: EncodeOptions, progress: Progress
 ) -> dict[str, list[dict[str, str]]]:
     """Encode and commit block by block; returns ledger rows of each series that could not be read."""
-    from models.decipher import load
-
     failed: dict[str, list[dict[str, str]]] = {}
     if not records.height:
         return failed
+    from models.decipher import load
+
     model = load(index.card.get("model")).to(_device(options.device))
     root = archive if archive.is_dir() else archive.parent
     done = 0

@@ -2,16 +2,13 @@
 
 Decisions:
 - A model folder is config.json, model.safetensors (half precision, only what was trained) and card.md.
-- The passport names the weights and the preparation by hash; an index refuses vectors of another passport.
 - Vectors come out with unit length, so a dot product is a cosine.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,15 +16,12 @@ from torch.nn import functional as F
 
 from models.config import ModelConfig
 from models.errors import DecipherError
+from models.folder import WEIGHTS, model_folder
 from models.layers import unset_weights
 from models.prepare import Prepared, collate, prepare
 from models.text import TextEncoder
 from models.vision import VisionEncoder, VisionFeatures
 from models.volume import Volume
-
-SHIPPED = Path(__file__).parent / "weights"
-DEFAULT = "mini"
-WEIGHTS = "model.safetensors"
 
 
 class Decipher(nn.Module):
@@ -75,31 +69,6 @@ class Decipher(nn.Module):
         (folder / "card.md").write_text(card)
 
 
-def model_folder(name: str | None) -> Path:
-    """Folder of a model by path or by the name of one that ships; None is the default.
-
-    Errors: DecipherError when there is none.
-    """
-    for folder in (SHIPPED / (name or DEFAULT), Path(name or "")):
-        if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
-            return folder
-    shipped = ", ".join(shipped_models()) or "none"
-    raise DecipherError(
-        f"No model at {name or DEFAULT!r}.", f"Name a model folder with config.json and {WEIGHTS}; shipped: {shipped}."
-    )
-
-
-def lasting_name(name: str | None) -> str:
-    """A shipped model's name, or a model folder's absolute path: what an index keeps to find its encoder again."""
-    folder = model_folder(name)
-    return folder.name if folder.parent == SHIPPED else str(folder.absolute())
-
-
-def shipped_models() -> list[str]:
-    """Names of the models in the package."""
-    return sorted(p.parent.name for p in SHIPPED.glob(f"*/{WEIGHTS}"))
-
-
 def load(name: str | None = None) -> Decipher:
     """A model in evaluation mode from a folder, a shipped name, or the default.
 
@@ -119,19 +88,3 @@ def load(name: str | None = None) -> Decipher:
     if unexpected or any(not k.startswith("text.base.") for k in missing):
         raise DecipherError(f"The weights in {folder} do not fit its config.json.", "Copy or train it again.")
     return model.eval()
-
-
-def passport(name: str | None = None) -> dict[str, Any]:
-    """Who the encoder is: name, hash of weights and config, dim, hash of the preparation. Reads files, no torch."""
-    folder = model_folder(name)
-    config = json.loads((folder / "config.json").read_text())
-    whole = hashlib.blake2b(digest_size=16)
-    whole.update(json.dumps(config, sort_keys=True).encode())
-    whole.update((folder / WEIGHTS).read_bytes())
-    prepared = json.dumps(config["prepare"], sort_keys=True).encode()
-    return {
-        "name": config["name"],
-        "hash": whole.hexdigest(),
-        "dim": config["dim"],
-        "prepare": hashlib.blake2b(prepared, digest_size=8).hexdigest(),
-    }

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from models.config import ModelConfig, PrepareConfig, VisionConfig
-from models.decipher import WEIGHTS, Decipher, lasting_name, load, model_folder, passport
+from models.decipher import Decipher, load
 from models.errors import DecipherError
+from models.folder import WEIGHTS, lasting_name, model_folder, passport
 from models.volume import Volume
 
 CONFIG = ModelConfig(

@@ -8,8 +8,8 @@ import yaml
 
 from index.encode import EncodeOptions, encode_archive
 from index.store import Index
-from models.decipher import passport
 from models.errors import DecipherError
+from models.folder import passport
 from training.config import TrainConfig, load_config
 from training.run import Source, open_run, train
 

@@ -4,7 +4,8 @@ from collections import Counter
 
 import numpy as np
 
-from models.decipher import SHIPPED, load, shipped_models
+from models.decipher import load
+from models.folder import SHIPPED, shipped_models
 from training.phantom.series import make_patient
 
 PROMPTS = {

@@ -1,0 +1,56 @@
+"""Model folders: where they are, and who the encoder in one is. Reads files only, no torch.
+
+The passport names the weights and the preparation by hash; an index refuses vectors of another passport.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from models.errors import DecipherError
+
+SHIPPED = Path(__file__).parent / "weights"
+DEFAULT = "mini"
+WEIGHTS = "model.safetensors"
+
+
+def model_folder(name: str | None) -> Path:
+    """Folder of a model by path or by the name of one that ships; None is the default.
+
+    Errors: DecipherError when there is none.
+    """
+    for folder in (SHIPPED / (name or DEFAULT), Path(name or "")):
+        if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    shipped = ", ".join(shipped_models()) or "none"
+    raise DecipherError(
+        f"No model at {name or DEFAULT!r}.", f"Name a model folder with config.json and {WEIGHTS}; shipped: {shipped}."
+    )
+
+
+def lasting_name(name: str | None) -> str:
+    """A shipped model's name, or a model folder's absolute path: what an index keeps to find its encoder again."""
+    folder = model_folder(name)
+    return folder.name if folder.parent == SHIPPED else str(folder.absolute())
+
+
+def shipped_models() -> list[str]:
+    """Names of the models in the package."""
+    return sorted(p.parent.name for p in SHIPPED.glob(f"*/{WEIGHTS}"))
+
+
+def passport(name: str | None = None) -> dict[str, Any]:
+    """Who the encoder is: name, hash of weights and config, dim, hash of the preparation."""
+    folder = model_folder(name)
+    config = json.loads((folder / "config.json").read_text())
+    whole = hashlib.blake2b(digest_size=16)
+    whole.update(json.dumps(config, sort_keys=True).encode())
+    whole.update((folder / WEIGHTS).read_bytes())
+    prepared = json.dumps(config["prepare"], sort_keys=True).encode()
+    return {
+        "name": config["name"],
+        "hash": whole.hexdigest(),
+        "dim": config["dim"],
+        "prepare": hashlib.blake2b(prepared, digest_size=8).hexdigest(),
+    }
