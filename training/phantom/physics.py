@@ -99,7 +99,7 @@ def _draw_t1(sequence: str, region: str, field_t: float, volumetric: bool, rng: 
 
 
 def _draw_t2(sequence: str, region: str, field_t: float, volumetric: bool, rng: np.random.Generator) -> Protocol:
-    return Protocol(sequence, "spin_echo", field_t, rng.uniform(3000, 6500), rng.uniform(78, 118))
+    return Protocol(sequence, "spin_echo", field_t, rng.uniform(3500, 6500), rng.uniform(80, 118))
 
 
 def _draw_pd(sequence: str, region: str, field_t: float, volumetric: bool, rng: np.random.Generator) -> Protocol:
