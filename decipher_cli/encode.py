@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from decipher_cli.choices import Include, MinSlices, Parts, scan_options
+
 EXAMPLES = (
     "decipher encode ./archive",
     "decipher encode ./archive -i hospital-a --labels ages.csv",
@@ -16,12 +18,14 @@ EXAMPLES = (
 
 
 def encode(
-    archive: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI files, or one file.")],
+    archive: Annotated[Path, typer.Argument(help="Folder of DICOM or NIfTI files, one file, or a catalogue.")],
     index: Annotated[Path | None, typer.Option("-i", "--index", help="Index folder. Default: decipher-index.")] = None,
     model: Annotated[str | None, typer.Option("-m", "--model", help="Model folder or shipped name.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Table of labels (CSV, TSV or Parquet).")] = None,
     reports: Annotated[Path | None, typer.Option(help="Table of reports.")] = None,
-    min_slices: Annotated[int, typer.Option(min=1, help="Fewest slices of a DICOM series.")] = 5,
+    min_slices: MinSlices = 5,
+    parts: Parts = 4,
+    include: Include = "",
     workers: Annotated[int, typer.Option(min=0, help="Reading threads; 0: one a processor.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="End with code 3 when something was rejected.")] = False,
@@ -33,7 +37,7 @@ def encode(
     from decipher_cli.places import index_folder
     from index.encode import EncodeOptions, encode_archive
 
-    options = EncodeOptions(model, labels, reports, min_slices, workers, device)
+    options = EncodeOptions(model, labels, reports, scan_options(min_slices, parts, include), workers, device)
     folder = index_folder(index)
     with progress() as bars:
         done = encode_archive(archive, folder, options, bars)

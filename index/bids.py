@@ -1,152 +1,235 @@
-"""What stands around a NIfTI file: the entities of its BIDS name, and the JSON sidecar beside it.
+"""NIfTI files to catalogue records, by their header, their BIDS name and what stands around them.
 
-Design: a name counts only where it is built as BIDS says (key-value pairs joined by underscores, then a suffix); other
-names give words, not facts. A sidecar that cannot be parsed is as good as none.
+Design: what is cheapest is looked at first: the name, the header, the voxels, and only for an image what stands around it.
+The subject's and session's labels are no words: they may say anything. A sidecar says seconds, the catalogue milliseconds;
+of its text only what the catalogue holds is taken, cut to a sane length. What follows from tags is worked out once for all
+images that have the same.
 """
 
-import json
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from index import nifti
-from index.finding import path_of, text_of
+from index.contradictions import contradictions
+from index.finding import File, Opened, opened, path_of, text_of
 from index.geometry import geometry_columns
 from index.ledger import Rejection
+from index.nifti import NiftiHeader
+from index.options import ScanOptions
 from index.patient import age_of_string, sex_of
 from index.record import fingerprint, hash_of, patient_hash
 from index.sequence import Tags, is_localizer
-from index.series import MAX_PARTS, evenly, inferred_columns
+from index.series import evenly, inferred_columns
+from index.surroundings import Surroundings, entities, stem_of
 from index.tags import vendor_of
 from index.voxels import check_voxels
 
-_ENDINGS = re.compile(r"\.(nii|hdr|img)(\.gz)?$", re.IGNORECASE)
+LONGEST_TEXT, MOST_WORDS = 256, 32
+Stamp = tuple[str, int, int]
 _MASK = re.compile(
     r"(^|[^a-z])(\w*mask|seg|dseg|probseg|labels?|parcellation|\w*aparc|aseg)\d*([^a-z]|$)", re.IGNORECASE
 )
 _LABEL_SUFFIXES = {"mask", "dseg", "probseg", "roi"}
-_ENTITY = re.compile(r"^([a-zA-Z]+)-([a-zA-Z0-9+]+)$")
+_LABELS = re.compile(r"(mask|seg|parc|parcellation|labels?|atlas|roi)\d*$", re.IGNORECASE)
+_BETWEEN_WORDS = re.compile(r"[\\_]")
 
 
-def stem_of(path: Path) -> str:
-    """The file name without its NIfTI endings."""
-    return _ENDINGS.sub("", path.name)
+def describe(
+    root: Path, file: File, found: Opened, around: Surroundings, options: ScanOptions, key: bytes
+) -> list[dict[str, Any]]:
+    """The records of one NIfTI file, one a chosen volume. Raises Rejection.
 
-
-def entities(path: Path) -> dict[str, str]:
-    """The BIDS entities of a path: {'sub': '01', 'ses': '2', 'suffix': 'T1w'}; empty where the name is not BIDS.
-
-    `sub` and `ses` may also come from the folders sub-XX/ and ses-XX/ above the file.
+    `found` is the file as finding.opened gives it; `key` makes patient_id.
     """
-    words = stem_of(path).split("_")
-    found = {match[1]: match[2] for word in words[:-1] if (match := _ENTITY.match(word))}
-    if "sub" in found and not _ENTITY.match(words[-1]):
-        found["suffix"] = words[-1]
-    for folder in path.parts[:-1]:
-        match = _ENTITY.match(folder)
-        if match and match[1] in ("sub", "ses"):
-            found.setdefault(match[1], match[2])
-    return found
+    name = _name(file.path)
+    refused = _refused_name(name, _is_named_label(file.path))
+    if refused and refused not in options.include:
+        raise Rejection(refused, "by its name")
+    header = nifti.parse_header(found.start, file.path, min(options.min_slices, 2))
+    stamps: list[Stamp] = [file]
+    if header.pair:
+        data = nifti.pixel_path(path_of(root, file.path))
+        status = data.stat()
+        stamps.append((str(Path(file.path).with_name(text_of(data.name))), status.st_size, status.st_mtime_ns))
+        found = opened(str(data), status.st_size)
+    check_voxels(header, found, "mask" in options.include)
+    return _records(file.path, stamps, header, around, options, key)
 
 
-def sidecar(path: Path) -> dict[str, Any]:
-    """The JSON object beside the file with the same stem; empty where there is none or it cannot be read."""
-    beside = path.with_name(stem_of(path) + ".json")
-    try:
-        if not beside.is_file() or beside.stat().st_size > 4_000_000:
-            return {}
-        content = json.loads(beside.read_text("utf-8", errors="replace"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+@lru_cache(maxsize=4096)
+def _refused_name(name: str, is_label: bool) -> str | None:
+    """The code of what a file's name calls a mask or a localiser."""
+    if is_label or _MASK.search(name):
+        return "mask"
+    return "localizer" if is_localizer(name) else None
 
 
-def describe(root: Path, relative: Path, file: str, key: bytes) -> list[dict[str, Any]]:
-    """The records of one NIfTI file, one a chosen volume; `file` is its name in the catalogue. Raises Rejection."""
-    path = root / relative
-    if _MASK.search(stem_of(relative)) or entities(relative).get("suffix", "") in _LABEL_SUFFIXES:
-        raise Rejection("mask", "by its name")
-    if is_localizer(stem_of(relative)):
-        raise Rejection("localizer", "by its name")
-    header = nifti.read_header(path)
-    nifti.check_size(header)
-    check_voxels(header)
-    files = [file]
-    if header.data_path != path:
-        files.append(text_of(relative.with_name(header.data_path.name)))
-    around = _surroundings(root, relative, file, files, key)
+def _is_named_label(path: str) -> bool:
+    named = entities(path)
+    derived = "derivatives" in path.split("/") and "suffix" in named
+    return named.get("suffix") in _LABEL_SUFFIXES or (derived and bool(_LABELS.search(named.get("desc", ""))))
+
+
+def _name(path: str) -> str:
+    """The file's own name; of a BIDS name what is left without subject and session."""
+    stem = stem_of(path)
+    if "suffix" not in entities(path):
+        return stem
+    return "_".join(word for word in stem.split("_") if not word.startswith(("sub-", "ses-")))
+
+
+def _records(
+    file: str, stamps: list[Stamp], header: NiftiHeader, around: Surroundings, options: ScanOptions, key: bytes
+) -> list[dict[str, Any]]:
+    beside = around.sidecar(file)
+    tags = tags_of(file, _name(file), beside)
+    b_values = around.b_values(file) if header.volumes > 1 else ()
+    common = {**_identity(file, around.dataset(file), stamps, key), **_person(file, beside, around)}
+    common |= geometry_columns(header.shape, header.affine_mm)
     records = []
-    for volume in evenly(header.volumes, MAX_PARTS):
+    for volume in evenly(header.volumes, options.parts):
         part = f"t={volume}" if header.volumes > 1 else None
-        record = {"series_id": hash_of(file, part), "part": part, **around}
-        records.append({**record, **geometry_columns(header.shape, header.affine_mm)})
+        own = _weighted(tags, b_values[volume]) if len(b_values) == header.volumes else tags
+        record = {"series_id": hash_of(file, part), "part": part, **common, **_inferred(tuple(own.items()))}
+        record["contradictions"] = _contradictions(own, record, header.disagreement_mm)
+        records.append(record)
     return records
 
 
-def _surroundings(root: Path, relative: Path, file: str, files: list[str], key: bytes) -> dict[str, Any]:
-    """All columns of a NIfTI file that do not depend on its header."""
-    named, beside = entities(relative), sidecar(root / relative)
+def _contradictions(tags: Tags, record: dict[str, Any], apart_mm: float) -> str | None:
+    others = contradictions(tags, record)
+    if not apart_mm:
+        return others
+    forms = f"sform and qform differ by up to {apart_mm:.{1 if apart_mm >= 1 else 2}f} mm (sform used)"
+    return f"{forms}; {others}" if others else forms
+
+
+def _identity(file: str, dataset: str, stamps: list[Stamp], key: bytes) -> dict[str, Any]:
+    """Whose image it is: subjects of two datasets are two people, though both are called sub-01."""
+    named = entities(file)
     subject = f"sub-{named['sub']}" if "sub" in named else None
-    study = [subject, named.get("ses")] if subject else [text_of(relative.parent), None]
-    stamps = [(one, path_of(root, one).stat()) for one in files]
-    age, sex = age_of_string(str(beside.get("PatientAge", ""))), sex_of(beside.get("PatientSex"))
+    if subject and dataset:
+        subject = f"{dataset}/{subject}"
+    study = (subject, named.get("ses")) if subject else (file.rpartition("/")[0] or ".", None)
     return {
         "study_id": hash_of(*study),
         "patient_id": patient_hash(subject, key),
         "path": file,
         "format": "nifti",
-        "files": files,
-        "fingerprint": fingerprint((one, status.st_size, status.st_mtime_ns) for one, status in stamps),
-        **inferred_columns(tags_of(relative, named, beside)),
-        "age_years": age,
-        "age_years_from": "sidecar" if age is not None else None,
-        "sex": sex,
-        "sex_from": "sidecar" if sex else None,
+        "files": [path for path, _, _ in stamps],
+        "fingerprint": fingerprint(stamps),
     }
 
 
-def tags_of(relative: Path, named: dict[str, str], beside: dict[str, Any]) -> Tags:
+def _person(file: str, beside: dict[str, Any], around: Surroundings) -> dict[str, Any]:
+    """Age and sex by the sidecar, else by the dataset's tables."""
+    told = around.person(file)
+    age = age_of_string(str(beside["PatientAge"])) if "PatientAge" in beside else None
+    sex = sex_of(_text(beside["PatientSex"])) if "PatientSex" in beside else None
+    return {
+        "age_years": told.age_years if age is None else age,
+        "age_years_from": told.age_from if age is None else "sidecar",
+        "sex": sex or told.sex,
+        "sex_from": "sidecar" if sex else told.sex_from,
+    }
+
+
+@lru_cache(maxsize=4096)
+def _inferred(tags: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    return inferred_columns(Tags(**dict(tags)))  # type: ignore[typeddict-item]
+
+
+def _weighted(tags: Tags, b_value: float) -> Tags:
+    return Tags(**{**tags, "b_value": b_value}) if 0 <= b_value < 1e6 else tags
+
+
+def tags_of(path: str, name: str, beside: dict[str, Any]) -> Tags:
     """What the rules of index.sequence read: times are in seconds in a sidecar, in milliseconds here."""
-    found: dict[str, Any] = {
-        "words_from": "sidecar",
-        "name": stem_of(relative),
-        "folder": relative.parent.name,
-        "bids_suffix": named.get("suffix"),
-        "series_description": _text(beside, "SeriesDescription"),
-        "protocol_name": _text(beside, "ProtocolName"),
-        "sequence_name": _text(beside, "SequenceName") or _text(beside, "PulseSequenceName"),
-        "image_type": _words(beside, "ImageType"),
-        "scanning_sequence": _words(beside, "ScanningSequence"),
-        "sequence_variant": _words(beside, "SequenceVariant"),
-        "acquisition_type": _text(beside, "MRAcquisitionType"),
-        "repetition_time_ms": _number(beside, "RepetitionTime", 1000),
-        "echo_time_ms": _number(beside, "EchoTime", 1000),
-        "inversion_time_ms": _number(beside, "InversionTime", 1000),
-        "flip_angle_deg": _number(beside, "FlipAngle"),
-        "echo_train_length": _number(beside, "EchoTrainLength"),
-        "field_strength_t": _number(beside, "MagneticFieldStrength"),
-        "contrast_agent": _text(beside, "ContrastBolusIngredient"),
-        "body_part": _text(beside, "BodyPartExamined") or _text(beside, "BodyPart"),
-        "vendor": vendor_of(_text(beside, "Manufacturer")),
-        "model_name": _text(beside, "ManufacturersModelName"),
-    }
-    return Tags(**{name: one for name, one in found.items() if one is not None and one != ()})  # type: ignore[typeddict-item]
+    folder = path.rpartition("/")[0].rpartition("/")[2]
+    told = tuple([_hashable(beside[key]) if key in beside else None for key, _, _ in _FIELDS])
+    folder = "" if folder.startswith(("sub-", "ses-")) else folder
+    return _tags(name, folder, entities(path).get("suffix"), "DiffusionScheme" in beside, told)
 
 
-def _text(beside: dict[str, Any], key: str) -> str | None:
-    found = beside.get(key)
-    return found.strip() or None if isinstance(found, str) else None
+def _hashable(found: object) -> object:
+    """A value of a sidecar as something to know it again by; None for what no tag is."""
+    if isinstance(found, list):
+        return tuple([str(one) for one in found[:MOST_WORDS]])
+    return found if isinstance(found, (str, int, float)) and not isinstance(found, bool) else None
 
 
-def _words(beside: dict[str, Any], key: str) -> tuple[str, ...]:
-    found = beside.get(key)
-    if isinstance(found, str):
-        found = re.split(r"[\\_]", found)
-    return tuple(str(one).upper() for one in found) if isinstance(found, list) else ()
+@lru_cache(maxsize=4096)
+def _tags(name: str, folder: str, suffix: str | None, diffusion: bool, told: tuple[object, ...]) -> Tags:
+    found: dict[str, Any] = {"words_from": "sidecar", "name": name, "folder": folder}
+    if suffix:
+        found["bids_suffix"] = suffix
+    for (_, read, tag), one in zip(_FIELDS, told, strict=True):
+        if one is not None and tag not in found and (value := read(one)) not in (None, ()):
+            found[tag] = value
+    if diffusion:
+        found["image_type"] = (*found.get("image_type", ()), "DIFFUSION")
+    return cast(Tags, found)
 
 
-def _number(beside: dict[str, Any], key: str, scale: float = 1) -> float | None:
-    found = beside.get(key)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < 1e6:
+def _text(found: object) -> str | None:
+    """Text that any file format can hold."""
+    if not isinstance(found, str):
         return None
-    return round(found * scale, 6)
+    plain = found if found.isascii() else found.encode("utf-8", "replace").decode("utf-8")
+    return plain.strip()[:LONGEST_TEXT] or None
+
+
+def _words(found: object) -> tuple[str, ...]:
+    if isinstance(found, str):
+        found = tuple(_BETWEEN_WORDS.split(found)[:MOST_WORDS])
+    return tuple([one.upper() for one in found]) if isinstance(found, tuple) else ()
+
+
+def _number(found: object, least: float = 1e-9) -> float | None:
+    if not isinstance(found, (int, float)) or isinstance(found, bool) or not least <= found < 1e6:
+        return None
+    return round(found, 6)
+
+
+def _milliseconds(seconds: object) -> float | None:
+    found = _number(seconds)
+    return None if found is None else round(found * 1000, 6)
+
+
+def _b_value(found: object) -> float | None:
+    return _number(found, 0)
+
+
+def _vendor(found: object) -> str | None:
+    return vendor_of(_text(found))
+
+
+# A sidecar's key, how its value is read, and the tag that it is; of keys for the same tag the first that says something.
+_FIELDS: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
+    ("SeriesDescription", _text, "series_description"),
+    ("ProtocolName", _text, "protocol_name"),
+    ("SequenceName", _text, "sequence_name"),
+    ("PulseSequenceName", _text, "sequence_name"),
+    ("ImageType", _words, "image_type"),
+    ("ScanningSequence", _words, "scanning_sequence"),
+    ("SequenceVariant", _words, "sequence_variant"),
+    ("ScanOptions", _words, "scan_options"),
+    ("MRAcquisitionType", _text, "acquisition_type"),
+    ("RepetitionTime", _milliseconds, "repetition_time_ms"),
+    ("EchoTime", _milliseconds, "echo_time_ms"),
+    ("InversionTime", _milliseconds, "inversion_time_ms"),
+    ("FlipAngle", _number, "flip_angle_deg"),
+    ("EchoTrainLength", _number, "echo_train_length"),
+    ("DiffusionBValue", _b_value, "b_value"),
+    ("BValue", _b_value, "b_value"),
+    ("b_value", _b_value, "b_value"),
+    ("MagneticFieldStrength", _number, "field_strength_t"),
+    ("ContrastBolusIngredient", _text, "contrast_agent"),
+    ("BodyPartExamined", _text, "body_part"),
+    ("BodyPart", _text, "body_part"),
+    ("Manufacturer", _vendor, "vendor"),
+    ("ManufacturersModelName", _text, "model_name"),
+)

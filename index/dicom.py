@@ -1,30 +1,28 @@
-"""DICOM files: headers to frames, frames to pixels.
+"""DICOM headers: one file to its frames, or to a named refusal.
 
-Design: pydicom reads the header up to the pixel data, and only the tags named here; everything that a damaged file can do
-to it ends as a Rejection. One file gives one frame, or many (enhanced multi-frame, Siemens mosaic, UIH grid), and from then
-on all are treated alike. Pixels are rescaled once, each frame by its own slope and intercept.
+Design: index.plain cuts the header of a plain file, pydicom reads every other, and from then on both are asked by the same
+functions. Only the tags named in index.tags are read, and everything that a damaged file can do ends as a Rejection. One
+file gives one frame, or many (enhanced multi-frame, Siemens mosaic, UIH grid).
 """
 
 import math
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from index.frames import Frame, Stack
-from index.intensity import finite_float32, rescaled
+from index.finding import named_damage, open_unpacked, read_head, unpacked_size
+from index.frames import Frame
 from index.ledger import Rejection
 from index.multiframe import frames_of
+from index.plain import read_plain
 from index.sequence import is_localizer
-from index.tags import HEADER_TAGS, number, tags_of, text, words
-from models.volume import Volume, to_ras
+from index.tags import number, remembered, tags_of, text, wanted, words
 
-_MR_CLASSES = {
+MR_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.4",
     "1.2.840.10008.5.1.4.1.1.4.1",
     "1.2.840.10008.5.1.4.1.1.4.3",
@@ -32,6 +30,8 @@ _MR_CLASSES = {
 }
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _CAPTURE_PREFIX = "1.2.840.10008.5.1.4.1.1.7"
+_REPORT_PREFIX = "1.2.840.10008.5.1.4.1.1.88."
+NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,80 +64,137 @@ def named_errors(code: str) -> Iterator[None]:
             raise Rejection(code, type(error).__name__) from None
 
 
-def read_header(path: Path, file: str) -> DicomHeader:
-    """The header of one DICOM file, `file` being its name in the catalogue. Raises Rejection for all that is no MR image."""
+def read_header(
+    place: str | Path, file: str, head: bytes | None = None, include: frozenset[str] = frozenset()
+) -> DicomHeader:
+    """The header of one DICOM file, `file` being its name in the catalogue. Raises Rejection for all that is no MR image.
+
+    `head` is what index.finding.read_head gives of the file; `include` names codes that are let in.
+    """
+    plain = read_plain(place, read_head(place) if head is None else head, wanted())
+    if plain is None:
+        return _read_with_pydicom(place, file, include)
+    _check_kind(plain, include)
+    encapsulated = plain.syntax not in NATIVE
+    _check_length(plain, Path(place).stat().st_size - plain.pixels_at, plain.pixels_stated, encapsulated)
+    return header_of(plain, file)
+
+
+def _read_with_pydicom(place: str | Path, file: str, include: frozenset[str]) -> DicomHeader:
     import pydicom
 
-    with named_errors("bad_header"), path.open("rb") as stream:
-        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=HEADER_TAGS)
-        check_is_image(dataset)
-        check_pixels_there(dataset, stream, path.stat().st_size)
+    with named_errors("bad_header"), named_damage(), open_unpacked(place) as stream:
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(wanted()))
+        _check_kind(dataset, include)
+        _check_pixels_there(dataset, stream, unpacked_size(place))
         return header_of(dataset, file)
 
 
 def header_of(dataset: Any, file: str) -> DicomHeader:
     """What the catalogue needs of a data set. Raises Rejection where its frames have no place."""
-    age, birth, study = (text(dataset, name) or "" for name in ("PatientAge", "PatientBirthDate", "StudyDate"))
+    series_uid, study_uid, patient, sex, age = _about(dataset)
     return DicomHeader(
         file=file,
-        series_uid=str(dataset.SeriesInstanceUID),
-        study_uid=text(dataset, "StudyInstanceUID"),
-        patient=text(dataset, "PatientID"),
+        series_uid=series_uid,
+        study_uid=study_uid,
+        patient=patient,
         instance_uid=text(dataset, "SOPInstanceUID"),
         frames=frames_of(dataset, file, tags_of(dataset)),
-        age=(age, birth, study),
-        sex=text(dataset, "PatientSex"),
+        age=age,
+        sex=sex,
     )
 
 
-def check_is_image(dataset: Any) -> None:
-    """Raise Rejection unless the data set is one MR image that may be used, by its class, modality, type and marks."""
+@remembered(
+    "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate"
+)
+def _about(dataset: Any) -> tuple[str, str | None, str | None, str | None, tuple[str, str, str]]:
+    """Series, study, patient, sex; age string, birth date, study date."""
+    names = ("PatientAge", "PatientBirthDate", "StudyDate")
+    age, birth, study = (text(dataset, name) or "" for name in names)
+    study_uid, patient, sex = (text(dataset, name) for name in ("StudyInstanceUID", "PatientID", "PatientSex"))
+    return text(dataset, "SeriesInstanceUID") or "", study_uid, patient, sex, (age, birth, study)
+
+
+def _check_kind(dataset: Any, include: frozenset[str]) -> None:
+    """Raise Rejection unless the data set is one MR image that may be used."""
+    meta = getattr(dataset, "file_meta", None)
+    if meta is not None and str(meta.get("MediaStorageSOPClassUID", "")) == _DICOMDIR_CLASS:
+        raise Rejection("dicomdir")
+    for code, detail in _reasons(dataset):
+        if code not in include:
+            raise Rejection(code, detail)
+
+
+@remembered(
+    "SOPClassUID",
+    "Modality",
+    "ImageType",
+    "SamplesPerPixel",
+    "BurnedInAnnotation",
+    "SeriesDescription",
+    "ProtocolName",
+    "SeriesInstanceUID",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+)
+def _reasons(dataset: Any) -> tuple[tuple[str, str], ...]:
+    """(code, detail) of everything by its class, modality, type and marks that keeps a data set out of the catalogue."""
+    return tuple(_told_reasons(dataset))
+
+
+def _told_reasons(dataset: Any) -> Iterator[tuple[str, str]]:
     sop_class, modality = text(dataset, "SOPClassUID"), text(dataset, "Modality")
     kinds = {word.upper() for word in words(dataset, "ImageType")}
-    meta = getattr(dataset, "file_meta", None)
-    if _DICOMDIR_CLASS in (sop_class, str(meta.get("MediaStorageSOPClassUID", "")) if meta else ""):
-        raise Rejection("dicomdir")
+    if sop_class == _DICOMDIR_CLASS:
+        yield "dicomdir", ""
     if sop_class is None and modality is None:
-        raise Rejection("missing_tags", "neither SOPClassUID nor Modality")
-    if (modality or "MR") != "MR" or (modality is None and sop_class not in _MR_CLASSES):
-        raise Rejection("not_mr", f"modality {modality or sop_class}")
-    if (sop_class or "").startswith(_CAPTURE_PREFIX) or "SCREEN SAVE" in kinds:
-        raise Rejection("secondary_capture")
-    if sop_class is not None and sop_class not in _MR_CLASSES:
-        raise Rejection("not_mr", f"class {sop_class}")
+        yield "missing_tags", "neither SOPClassUID nor Modality"
+    elif (sop_class or "").startswith(_REPORT_PREFIX):
+        yield "report", ""
+    elif (sop_class or "").startswith(_CAPTURE_PREFIX) or "SCREEN SAVE" in kinds:
+        yield "secondary_capture", ""
+    elif (modality or "MR") != "MR" or (sop_class or "MR") not in {*MR_CLASSES, "MR"}:
+        yield "not_mr", f"modality {modality or 'unknown'}, class {sop_class or 'unknown'}"
     if number(dataset, "SamplesPerPixel") not in (None, 1.0):
-        raise Rejection("not_grayscale", "colour image")
+        yield "not_grayscale", "colour image"
     if text(dataset, "BurnedInAnnotation") == "YES":
-        raise Rejection("burned_in")
+        yield "burned_in", ""
     if "LOCALIZER" in kinds or is_localizer(text(dataset, "SeriesDescription"), text(dataset, "ProtocolName")):
-        raise Rejection("localizer")
+        yield "localizer", ""
     if kinds & {"PROJECTION IMAGE", "MIP", "MNIP"}:
-        raise Rejection("projection")
+        yield "projection", ""
     missing = [name for name in ("SeriesInstanceUID", "Rows", "Columns", "BitsAllocated") if not text(dataset, name)]
     if missing:
-        raise Rejection("missing_tags", ", ".join(missing))
+        yield "missing_tags", ", ".join(missing)
 
 
-def check_pixels_there(dataset: Any, stream: Any, size: int) -> None:
-    """Raise Rejection no_pixels or truncated by the length of the pixel element and of the file; reads no pixel.
-
-    `stream` stands where reading stopped, at the tag of the pixel data.
-    """
+def _check_pixels_there(dataset: Any, stream: Any, size: int) -> None:
+    """Raise Rejection no_pixels or truncated; `stream` stands where reading stopped, at the tag of the pixel data."""
     syntax = transfer_syntax(dataset)
     if syntax.is_deflated:
         return
-    counts = [number(dataset, name) or 0 for name in ("Rows", "Columns", "BitsAllocated")]
-    claimed = math.prod(counts) * max(1, number(dataset, "NumberOfFrames") or 1) / 8
-    left = size - stream.tell() - 8
-    if left <= 0:
+    start = stream.read(12)
+    if len(start) < 8:
         raise Rejection("no_pixels")
-    if not syntax.is_encapsulated:
-        start = stream.read(12)
-        order = "<" if syntax.is_little_endian else ">"
-        (stated,) = struct.unpack(order + "I", start[4:8] if syntax.is_implicit_VR else start[8:12].ljust(4, b"\0"))
-        claimed = max(claimed, 0 if stated == 0xFFFFFFFF else stated)
-        if left < claimed:
-            raise Rejection("truncated", f"{claimed:.0f} bytes of pixels are claimed, {left} are left")
+    order = "<" if syntax.is_little_endian else ">"
+    short = syntax.is_implicit_VR
+    (stated,) = struct.unpack(order + "I", start[4:8] if short else start[8:12].ljust(4, b"\0"))
+    _check_length(dataset, size - stream.tell() + (4 if short else 0), stated, syntax.is_encapsulated)
+
+
+def _check_length(dataset: Any, left_bytes: int, stated_bytes: int, encapsulated: bool) -> None:
+    """Raise Rejection no_pixels or truncated by the length of the pixel element and of the file; reads no pixel."""
+    if left_bytes <= 0 or stated_bytes == 0:
+        raise Rejection("no_pixels")
+    if encapsulated:
+        return
+    counts = [number(dataset, name) or 0 for name in ("Rows", "Columns", "BitsAllocated")]
+    needed = math.prod(counts) * max(1, number(dataset, "NumberOfFrames") or 1) / 8
+    claimed = max(needed, 0 if stated_bytes == 0xFFFFFFFF else stated_bytes)
+    if left_bytes < claimed:
+        raise Rejection("truncated", f"{claimed:.0f} bytes of pixels are claimed, {left_bytes} are left")
 
 
 def transfer_syntax(dataset: Any) -> Any:
@@ -151,83 +208,3 @@ def transfer_syntax(dataset: Any) -> Any:
     if implicit:
         return ImplicitVRLittleEndian
     return ExplicitVRLittleEndian if little in (True, None) else ExplicitVRBigEndian
-
-
-def read_stack(stack: Stack, paths: Mapping[str, Path]) -> Volume:
-    """The stack's pixels, rescaled, in RAS+ order, float32; NaN and Inf are 0. Raises Rejection."""
-    data = np.zeros(stack.shape, dtype=np.float32)
-    wanted: dict[str, list[tuple[int, Frame]]] = {}
-    for place, frame in enumerate(stack.frames):
-        wanted.setdefault(frame.file, []).append((place, frame))
-    inverted = False
-    for file, places in wanted.items():
-        with named_errors("undecodable"):
-            dataset = load(paths[file])
-            inverted |= text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
-            for place, image in images_of(dataset, places):
-                data[:, :, place] = image.T
-    if inverted:
-        data = data.max() + data.min() - data
-    return to_ras(data, stack.affine_mm)
-
-
-def check_stack(stack: Stack, paths: Mapping[str, Path]) -> None:
-    """Decode the middle image, and all where it has but one value. Raises Rejection: undecodable, constant_image."""
-    middle = stack.frames[len(stack.frames) // 2]
-    with named_errors("undecodable"):
-        for _, image in images_of(load(paths[middle.file]), [(0, middle)]):
-            if image.min() != image.max():
-                return
-    data = read_stack(stack, paths).data
-    if data.min() == data.max():
-        raise Rejection("constant_image", f"every voxel is {data.flat[0]:g}")
-
-
-def load(path: Path) -> Any:
-    """The whole data set of a file, with a transfer syntax that its pixels can be decoded by."""
-    import pydicom
-
-    dataset = pydicom.dcmread(path, force=True)
-    if not getattr(dataset, "file_meta", None) or "TransferSyntaxUID" not in dataset.file_meta:
-        syntax = transfer_syntax(dataset)
-        dataset.file_meta = pydicom.dataset.FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = syntax
-    return dataset
-
-
-def images_of(dataset: Any, wanted: list[tuple[int, Frame]]) -> Iterator[tuple[int, np.ndarray]]:
-    """(place, image (rows, columns) float32, rescaled and finite) of each wanted (place, frame) of one data set."""
-    from pydicom.pixels import pixel_array
-
-    many = int(number(dataset, "NumberOfFrames") or 1) > 1
-    sheet, at = np.zeros((0, 0)), -1
-    for place, frame in wanted:
-        if frame.index != at:
-            sheet, at = pixel_array(dataset, index=frame.index if many else None, raw=True), frame.index
-        yield place, finite_float32(rescaled(tile_of(sheet, frame), *_rescale(dataset, frame.index)))
-
-
-def tile_of(image: np.ndarray, frame: Frame) -> np.ndarray:
-    """The frame's own pixels (rows, columns): the image, or its tile of a mosaic or grid."""
-    if image.ndim != 2:
-        raise Rejection("undecodable", f"pixels of shape {image.shape}")
-    if frame.tile is None:
-        return image
-    down, across = divmod(frame.tile, image.shape[1] // frame.columns)
-    top, left = down * frame.rows, across * frame.columns
-    return image[top : top + frame.rows, left : left + frame.columns]
-
-
-def _rescale(dataset: Any, index: int) -> tuple[float, float]:
-    """Slope and intercept of one frame: its own functional group's, else the shared one's, else the file's."""
-    for key, item in (("PerFrameFunctionalGroupsSequence", index), ("SharedFunctionalGroupsSequence", 0)):
-        groups = dataset.get(key)
-        transform = groups[item].get("PixelValueTransformationSequence") if groups and item < len(groups) else None
-        if transform:
-            return _slope(transform[0])
-    return _slope(dataset)
-
-
-def _slope(holder: Any) -> tuple[float, float]:
-    slope, intercept = number(holder, "RescaleSlope"), number(holder, "RescaleIntercept")
-    return (1.0 if slope is None else slope), (0.0 if intercept is None else intercept)

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import polars as pl
 
+from index import scanned
 from index.archive import LabelledCatalogue, read_archive
 from index.caption import caption
-from index.catalog import read_volume
+from index.catalog import read_volume, root_of
 from index.ledger import Rejection, count_codes, rejects_frame, row
 from index.nearest import refresh
+from index.options import ScanOptions
 from index.store import Index, is_index
 from index.thumbnails import save_thumbnail
 from models.errors import DecipherError
@@ -53,7 +55,7 @@ class EncodeOptions:
     model: str | None = None
     labels: Path | None = None
     reports: Path | None = None
-    min_slices: int = 5
+    scan: ScanOptions = field(default_factory=ScanOptions)
     workers: int = 0
     device: str = "auto"
 
@@ -87,26 +89,32 @@ def encode_archive(archive: Path, folder: Path, options: EncodeOptions, progress
     who = passport(model_name)
     if index:
         index.check_passport(who)
-    key = index.key if index else secrets.token_bytes(32)
+    key = _key(archive, index)
+    memory = folder / "scan" / "catalogue.parquet"
+    known = scanned.load(memory, root_of(archive), options.scan)
     found = read_archive(
         archive,
+        options.scan,
         labels=options.labels,
         reports=options.reports,
-        min_slices=options.min_slices,
         key=key,
+        known=known,
         progress=lambda done, of: progress("scan", done, of),
     )
     if not found.records.height:
         raise DecipherError(
-            f"No MRI series in {archive}: {found.files} files, none usable.", f"See why: decipher scan {archive}"
+            f"No MRI series in {archive}: {found.catalogue.files} files, none usable.",
+            f"See why: decipher scan {archive}",
         )
     if index is None:
-        index = Index.create(folder, who, archive, key=key)
+        index = Index.create(folder, who, found.root, key=key)
     with index.writing():
-        index.update_card(model=model_name, archive=str(archive.absolute()))
+        index.update_card(model=model_name, archive=str(found.root.absolute()))
+        if found.catalogue is not known and not scanned.is_catalogue(archive):
+            scanned.save(memory, found.catalogue, found.root, options.scan)
         new, missing = _bring_up_to_date(index, found, model_name)
-        failed = _encode_new(index, archive, new, options, progress)
-        rejects = pl.concat([found.rejects, rejects_frame(r for rows in failed.values() for r in rows)])
+        failed = _encode_new(index, found.root, new, options, progress)
+        rejects = pl.concat([found.catalogue.rejects, rejects_frame(r for rows in failed.values() for r in rows)])
         index.write_rejects(rejects)
         if len(index.segments) > MOST_SEGMENTS:
             index.compact()
@@ -123,6 +131,17 @@ def encode_archive(archive: Path, folder: Path, options: EncodeOptions, progress
         codes=count_codes(rejects),
         notes=found.notes,
     )
+
+
+def _key(archive: Path, index: Index | None) -> bytes:
+    """The key of the patient hashes: the index's, else the catalogue's, else a new one. DecipherError where two differ."""
+    own = scanned.key_of(archive) if scanned.is_catalogue(archive) else None
+    if index and scanned.is_catalogue(archive) and own != index.key:
+        raise DecipherError(
+            f"The patients of {archive} are hashed with another key than those of {index.folder}.",
+            "Encode the archive itself, or the catalogue into a new index with -i.",
+        )
+    return index.key if index else own or secrets.token_bytes(32)
 
 
 def _bring_up_to_date(index: Index, found: LabelledCatalogue, model_name: str) -> tuple[pl.DataFrame, int]:
@@ -156,7 +175,7 @@ def _rows_differ(index: Index, records: pl.DataFrame) -> list[bool]:
 
 
 def _encode_new(
-    index: Index, archive: Path, records: pl.DataFrame, options: EncodeOptions, progress: Progress
+    index: Index, root: Path, records: pl.DataFrame, options: EncodeOptions, progress: Progress
 ) -> dict[str, list[dict[str, str]]]:
     """Encode and commit block by block; returns ledger rows of each series that could not be read."""
     failed: dict[str, list[dict[str, str]]] = {}
@@ -165,7 +184,6 @@ def _encode_new(
     from models.decipher import load
 
     model = load(index.card.get("model")).to(_device(options.device))
-    root = archive if archive.is_dir() else archive.parent
     done = 0
     stream = _prepared_ahead(index, root, records, model, options.workers or os.cpu_count() or 1)
     for block in _blocks(stream, BLOCK):

@@ -33,7 +33,8 @@ class Frame:
     """One image: where its pixels lie (file, frame index, tile of a mosaic) and where they lie in the patient (LPS mm).
 
     position_mm (3) is the centre of the first pixel, orientation (6) the directions along a row and along a column,
-    spacing_mm (2) between rows and between columns, as in DICOM. `contrast` and `moment` follow CONTRASTS and MOMENTS.
+    spacing_mm (2) between rows and between columns, as in DICOM; thickness_mm counts where there is no
+    next slice. `contrast` and `moment` follow CONTRASTS and MOMENTS.
     """
 
     file: str
@@ -46,17 +47,13 @@ class Frame:
     spacing_mm: tuple[float, ...]
     contrast: tuple[Hashable, ...] = (None,) * len(CONTRASTS)
     moment: tuple[Hashable, ...] = (None,) * len(MOMENTS)
+    thickness_mm: float = 1.0
     instance_number: int | None = None
     tags: Tags = field(default_factory=Tags)
 
     @property
     def normal(self) -> np.ndarray:
         return np.cross(self.orientation[:3], self.orientation[3:])
-
-    @property
-    def depth_mm(self) -> float:
-        """Distance of the slice along its own normal."""
-        return float(self.normal @ np.array(self.position_mm))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,14 +172,16 @@ def _moment_getter(number: int) -> Callable[[Frame], Hashable]:
     return lambda frame: frame.moment[number]
 
 
+def _positions(frames: list[Frame]) -> np.ndarray:
+    return np.array([frame.position_mm for frame in frames])
+
+
 def _slots(frames: list[Frame]) -> dict[int, int]:
     """Number of the slice position of each frame, by id."""
-    ordered = sorted((frame.depth_mm, id(frame)) for frame in frames)
-    slots, slot, last = {}, 0, ordered[0][0]
-    for depth, key in ordered:
-        slot += depth - last > SAME_PLACE_MM
-        slots[key], last = slot, depth
-    return slots
+    depths_mm = _positions(frames) @ frames[0].normal
+    order = np.argsort(depths_mm, kind="stable")
+    steps = np.diff(depths_mm[order], prepend=depths_mm[order[0]]) > SAME_PLACE_MM
+    return {id(frames[place]): int(slot) for place, slot in zip(order, np.cumsum(steps), strict=True)}
 
 
 def _by_occurrence(frames: list[Frame], slots: dict[int, int]) -> list[list[Frame]]:
@@ -201,20 +200,24 @@ def _by_occurrence(frames: list[Frame], slots: dict[int, int]) -> list[list[Fram
 
 
 def stacked(frames: list[Frame], min_slices: int) -> Stack:
-    """Frames of one volume sorted along their normal. Raises Rejection where they are no even, straight stack."""
+    """Frames of one volume sorted along their normal. Raises Rejection where they are no even, straight stack.
+
+    A single slice is as thick as its header says, 1 mm where it does not.
+    """
     if len(frames) < min_slices:
         raise Rejection("too_few_slices", f"{len(frames)} of at least {min_slices}")
-    normal = frames[0].normal
-    ordered = sorted(frames, key=lambda frame: float(normal @ np.array(frame.position_mm)))
-    positions = np.array([frame.position_mm for frame in ordered])
-    step = (positions[-1] - positions[0]) / (len(ordered) - 1) if len(ordered) > 1 else normal
+    first, positions = frames[0], _positions(frames)
+    normal = first.normal
+    order = np.argsort(positions @ normal, kind="stable")
+    ordered, positions = [frames[place] for place in order], positions[order]
     _check_even(positions @ normal)
     _check_straight(positions, normal)
-    first = ordered[0]
     affine = np.eye(4)
     affine[:3, 0] = np.array(first.orientation[:3]) * first.spacing_mm[1]
     affine[:3, 1] = np.array(first.orientation[3:]) * first.spacing_mm[0]
-    affine[:3, 2] = step
+    affine[:3, 2] = (
+        (positions[-1] - positions[0]) / (len(frames) - 1) if len(frames) > 1 else normal * first.thickness_mm
+    )
     affine[:3, 3] = positions[0]
     affine = LPS_TO_RAS @ affine
     check_affine(affine)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
+from index.patient import capped
 from index.record import SCHEMA, hash_of, patient_hash
 from index.sequence import PLANES, REGIONS, SEQUENCES
 from models.errors import DecipherError
@@ -210,9 +211,9 @@ def _canonical(values: pl.Series) -> pl.Series:
     lower = text.str.to_lowercase()
     text = text.set((lower == "unknown").fill_null(False), None)
     if SCHEMA[name] == pl.Float64:
-        return text.str.extract(r"(?i)^([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*(?:\+|y|yrs?|years?)?$").cast(
-            pl.Float64, strict=False
-        )
+        digits = text.str.extract(r"(?i)^([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*(?:\+|y|yrs?|years?)?$")
+        numbers = digits.cast(pl.Float64, strict=False)
+        return numbers.map_elements(capped, return_dtype=pl.Float64) if name == "age_years" else numbers
     if name in CLOSED:
         return lower.replace_strict(CLOSED[name], default=None, return_dtype=pl.String)
     if name in OPEN:

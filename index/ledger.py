@@ -11,10 +11,11 @@ import polars as pl
 CODES: dict[str, str] = {
     "not_an_image": "The file is neither DICOM nor NIfTI.",
     "companion": "A sidecar, table or text that lies beside images and holds none.",
+    "report": "A report; its text is kept with the series of its study.",
     "unreadable": "The file cannot be opened, or is not a regular file.",
     "empty_file": "The file has no bytes.",
     "empty_folder": "The archive holds no file.",
-    "packed": "The file is an archive or a compressed file that holds no NIfTI; unpack it first.",
+    "packed": "The file is an archive of files; unpack it first.",
     "dicomdir": "A DICOMDIR lists other files and holds no image.",
     "bad_header": "The header is damaged.",
     "missing_tags": "The header lacks what is needed to tell what this is.",
@@ -58,9 +59,12 @@ class Rejection(Exception):
     """A file or series that cannot be used. `code` is a key of CODES, `detail` what is particular to this one."""
 
     def __init__(self, code: str, detail: str = "") -> None:
-        super().__init__(f"{code}: {detail}" if detail else code)
+        super().__init__(code, detail)
         self.code = code
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}" if self.detail else self.code
 
 
 def row(path: str, code: str, detail: str = "") -> dict[str, str]:

@@ -9,6 +9,7 @@ many frames without any of these does not say where they lie, and is refused.
 import math
 from collections.abc import Hashable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from index.frames import Frame
 from index.ledger import Rejection
 from index.sequence import Tags
 from index.tags import (
+    PRIVATE_B_VALUES,
     SIEMENS_CSA,
     SIEMENS_MOSAIC_COUNT,
     UIH_GRID,
@@ -25,12 +27,22 @@ from index.tags import (
     interned,
     number,
     numbers,
+    remembered,
     text,
     value,
     words,
 )
 
 MAX_PIXELS = 1 << 31
+_CONTRAST_KEYS = (
+    "ImageType",
+    "EchoTime",
+    "InversionTime",
+    "FlipAngle",
+    "DiffusionBValue",
+    "ScanningSequence",
+    *PRIVATE_B_VALUES,
+)
 _MACROS = (
     "PlanePositionSequence",
     "PlaneOrientationSequence",
@@ -76,8 +88,9 @@ def _frame(dataset: Any, groups: list[Any], file: str, index: int, tags: Tags, r
         position_mm=position,
         orientation=_orientation(_first(groups, "ImageOrientationPatient", 6)),
         spacing_mm=_spacing(_first(groups, "PixelSpacing", 2)),
-        contrast=_contrast(groups, tags),
+        contrast=_contrast_of_file(dataset) if groups[0] is dataset else _contrast(groups),
         moment=_moment(groups),
+        thickness_mm=_number(groups, "SliceThickness") or 1.0,
         instance_number=_whole(number(dataset, "InstanceNumber")),
         tags=tags,
     )
@@ -91,6 +104,7 @@ def _first(groups: list[Any], key: str, length: int) -> tuple[float, ...]:
     raise Rejection("no_geometry", f"{key} is missing or no {length} numbers")
 
 
+@lru_cache(maxsize=4096)
 def _orientation(found: tuple[float, ...]) -> tuple[float, ...]:
     row, column = np.array(found[:3]), np.array(found[3:])
     lengths = np.linalg.norm(row), np.linalg.norm(column)
@@ -109,7 +123,12 @@ def _whole(found: float | None) -> int | None:
     return None if found is None else int(found)
 
 
-def _contrast(groups: list[Any], tags: Tags) -> tuple[Hashable, ...]:
+@remembered(*_CONTRAST_KEYS)
+def _contrast_of_file(dataset: Any) -> tuple[Hashable, ...]:
+    return _contrast([dataset])
+
+
+def _contrast(groups: list[Any]) -> tuple[Hashable, ...]:
     """What makes this frame another image than its neighbours, in the order of frames.CONTRASTS."""
     kinds = next((kind for group in groups for key in ("FrameType", "ImageType") if (kind := words(group, key))), ())
     echo = _number(groups, "EffectiveEchoTime", "EchoTime")

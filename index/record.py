@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 _TEXT, _NUMBER = pl.String(), pl.Float64()
@@ -46,6 +47,9 @@ SCHEMA: dict[str, pl.DataType] = {
     "vendor": _TEXT,
     "model_name": _TEXT,
     "sequence_name": _TEXT,
+    "contrast_agent": _TEXT,
+    "body_part": _TEXT,
+    "contradictions": _TEXT,
     "report": _TEXT,
 }
 
@@ -59,7 +63,12 @@ ACQUISITION = (
     "vendor",
     "model_name",
     "sequence_name",
+    "contrast_agent",
+    "body_part",
 )
+
+
+ORDER = ("path", "part")
 
 
 def hash_of(*words: str | None) -> str:
@@ -95,13 +104,26 @@ def common_folder(files: list[str]) -> str:
 
 def records_frame(records: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     """Records as a frame of SCHEMA, sorted by path and part; absent columns are null, unknown ones an error."""
-    rows = [dict(record) for record in records]
+    rows = list(records)
     unknown = {name for one in rows for name in one} - set(SCHEMA)
     if unknown:
         raise KeyError(f"not catalogue columns: {sorted(unknown)}")
-    return pl.DataFrame([{name: one.get(name) for name in SCHEMA} for one in rows], schema=SCHEMA, orient="row").sort(
-        "path", "part", nulls_last=False
+    columns = {name: [one.get(name) for one in rows] for name in SCHEMA}
+    series = [
+        _lists(name, kind, columns[name]) if isinstance(kind, pl.List) else pl.Series(name, columns[name], kind)
+        for name, kind in SCHEMA.items()
+    ]
+    return pl.DataFrame(series).sort(ORDER)
+
+
+def _lists(name: str, kind: pl.List, values: list[list[Any] | None]) -> pl.Series:
+    """A column of lists; made flat first, since one at a time takes ten times as long."""
+    rows = pl.Series("row", np.repeat(np.arange(len(values)), [len(one or ()) for one in values]))
+    flat = pl.DataFrame(
+        {"row": rows, name: pl.Series([item for one in values for item in one or ()], dtype=kind.inner)}
     )
+    lists = flat.group_by("row", maintain_order=True).agg(name)
+    return pl.DataFrame({"row": np.arange(len(values))}).join(lists, on="row", how="left", maintain_order="left")[name]
 
 
 def subjects(records: pl.DataFrame) -> list[str]:

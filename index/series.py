@@ -1,76 +1,87 @@
 """DICOM headers to catalogue records: series by series, part by part.
 
 Design: a series is one SeriesInstanceUID of one patient, wherever its files lie. An instance counts once. A series with
-several contrasts or time points gives one record a part: at most four, spread evenly over the contrasts first and over
-time second; the files of the others stand in the ledger.
+several contrasts or time points gives one record a part: a few, spread evenly over the contrasts first and over time
+second; the files of the others stand in the ledger.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from index.agent import body_part_of, contrast_agent_of
+from index.contradictions import age_contradiction, contradictions
 from index.dicom import DicomHeader
-from index.frames import Refused, Stack, volumes
+from index.finding import File
+from index.frames import CONTRASTS, Refused, Stack, volumes
 from index.geometry import geometry_columns
 from index.ledger import Rejection, row
+from index.options import ScanOptions
 from index.patient import age_between, age_of_string, sex_of
 from index.record import ACQUISITION, common_folder, fingerprint, hash_of, patient_hash
 from index.sequence import Tags, infer_contrast, infer_region, infer_sequence
 
-MAX_PARTS = 4
 Found = tuple[list[dict[str, Any]], list[dict[str, str]]]
 
 
-def describe(
-    headers: Iterable[DicomHeader],
-    stamps: dict[str, tuple[int, int]],
-    min_slices: int,
-    key: bytes,
-    check: Callable[[Stack], None],
-) -> Found:
-    """Records and ledger rows of all headers.
+@dataclass(frozen=True)
+class Series:
+    """The headers of one series, each instance once; the stacks chosen to stand for it; what was refused; ledger rows."""
 
-    `stamps` gives (size in bytes, mtime in ns) of every file; `check` raises Rejection for a stack that has no good pixels.
-    """
+    headers: list[DicomHeader]
+    chosen: list[Stack]
+    refused: list[Refused]
+    rows: list[dict[str, str]]
+
+
+def series_of(headers: Iterable[DicomHeader], options: ScanOptions) -> list[Series]:
+    """The headers of an archive, series by series."""
     groups: dict[tuple[str, str | None], list[DicomHeader]] = defaultdict(list)
     for header in headers:
         groups[header.series_uid, header.patient].append(header)
+    return [_series(group, options) for group in groups.values()]
+
+
+def _series(headers: list[DicomHeader], options: ScanOptions) -> Series:
+    unique, rows = _once(headers)
+    stacks, refused = volumes([frame for header in unique for frame in header.frames], options.min_slices)
+    chosen = chosen_parts(stacks, options.parts)
+    refused += [Refused(one.frames, "part_not_chosen", one.part or "") for one in stacks if one not in chosen]
+    return Series(unique, chosen, refused, rows)
+
+
+def describe(found: list[Series], bad: Mapping[int, Rejection], stamps: Mapping[str, File], key: bytes) -> Found:
+    """Records and ledger rows of all series.
+
+    `bad` names by id the chosen stacks whose pixels are no good, `stamps` the files by path; `key` makes patient_id.
+    """
     records: list[dict[str, Any]] = []
     rejects: list[dict[str, str]] = []
-    for group in groups.values():
-        found, refused = _series(group, stamps, min_slices, key, check)
-        records += found
-        rejects += refused
+    for one in found:
+        by_file = {header.file: header for header in one.headers}
+        good = [stack for stack in one.chosen if id(stack) not in bad]
+        several, echoes = _files_of_several_parts(one), _echoes(one)
+        for stack in good:
+            files = stack.files if several.isdisjoint(stack.files) else list(by_file)
+            records.append(_record(stack, files, by_file[stack.frames[0].file], echoes, stamps, key))
+        lost = [stack for stack in one.chosen if id(stack) in bad]
+        refused = one.refused + [Refused(s.frames, bad[id(s)].code, bad[id(s)].detail) for s in lost]
+        rejects += one.rows + _ledger(refused, {file for stack in good for file in stack.files})
     return _told_apart(records), rejects
 
 
-def _series(
-    headers: list[DicomHeader],
-    stamps: dict[str, tuple[int, int]],
-    min_slices: int,
-    key: bytes,
-    check: Callable[[Stack], None],
-) -> Found:
-    unique, rejects = _once(headers)
-    stacks, refused = volumes([frame for header in unique for frame in header.frames], min_slices)
-    by_file = {header.file: header for header in unique}
-    chosen = chosen_parts(stacks)
-    groups = [one.frames for one in stacks] + [one.frames for one in refused]
-    parts_of = Counter(file for frames in groups for file in {frame.file for frame in frames})
-    refused += [Refused(one.frames, "part_not_chosen", one.part or "") for one in stacks if one not in chosen]
-    records, used = [], set()
-    for stack in chosen:
-        try:
-            check(stack)
-        except Rejection as rejection:
-            refused.append(Refused(stack.frames, rejection.code, rejection.detail))
-            continue
-        whole = all(parts_of[file] == 1 for file in stack.files)
-        files = stack.files if whole else [header.file for header in unique]
-        records.append(_record(stack, files, by_file, stamps, key))
-        used.update(files)
-    return records, rejects + _ledger(refused, used)
+def _echoes(one: Series) -> int:
+    """How many echo times the series has."""
+    place = CONTRASTS.index("echo")
+    return len({frame.contrast[place] for header in one.headers for frame in header.frames} - {None})
+
+
+def _files_of_several_parts(one: Series) -> set[str]:
+    groups = [stack.frames for stack in one.chosen] + [refused.frames for refused in one.refused]
+    counts = Counter(file for frames in groups for file in {frame.file for frame in frames})
+    return {file for file, count in counts.items() if count > 1}
 
 
 def _once(headers: list[DicomHeader]) -> tuple[list[DicomHeader], list[dict[str, str]]]:
@@ -95,7 +106,7 @@ def _ledger(refused: list[Refused], used: set[str]) -> list[dict[str, str]]:
     return list(rows.values())
 
 
-def chosen_parts(stacks: list[Stack], most: int = MAX_PARTS) -> list[Stack]:
+def chosen_parts(stacks: list[Stack], most: int) -> list[Stack]:
     """At most `most` of the stacks: evenly over contrasts (and geometries), then evenly over each one's time points."""
     contrasts: dict[str, list[Stack]] = defaultdict(list)
     for stack in stacks:
@@ -115,26 +126,26 @@ def evenly(count: int, most: int) -> list[int]:
 
 
 def _record(
-    stack: Stack, files: list[str], by_file: dict[str, DicomHeader], stamps: dict[str, tuple[int, int]], key: bytes
+    stack: Stack, files: list[str], header: DicomHeader, echoes: int, stamps: Mapping[str, File], key: bytes
 ) -> dict[str, Any]:
     """The row of one stack. `files` are its own, or all of the series where single files hold several parts: parts are
     told apart by comparing, so reading one back needs all of them."""
-    frame = stack.frames[0]
-    header = by_file[frame.file]
     path = common_folder(files)
     name = Path(path)
-    tags = Tags(**frame.tags, name=name.stem, folder=name.parent.name if len(files) == 1 else "")
+    folder = name.parent.name if len(files) == 1 else ""
+    tags = Tags(**stack.frames[0].tags, name=name.stem, folder=folder, echoes=echoes)
+    patient = patient_hash(header.patient, key)
     age, age_from = _age(header)
     sex = sex_of(header.sex)
-    return {
+    record = {
         "series_id": hash_of(header.series_uid, stack.part),
-        "study_id": hash_of(header.study_uid or f"{header.patient}|{path}"),
-        "patient_id": patient_hash(header.patient, key),
+        "study_id": hash_of(header.study_uid) if header.study_uid else hash_of(patient, path),
+        "patient_id": patient,
         "path": path,
         "format": "dicom",
         "files": files,
         "part": stack.part,
-        "fingerprint": fingerprint((file, *stamps[file]) for file in files),
+        "fingerprint": fingerprint(stamps[file] for file in files),
         **geometry_columns(stack.shape, stack.affine_mm, 2 if tags.get("acquisition_type") == "2D" else None),
         **inferred_columns(tags),
         "age_years": age,
@@ -142,6 +153,8 @@ def _record(
         "sex": sex,
         "sex_from": "tag" if sex else None,
     }
+    told = [one for one in (contradictions(tags, record), age_contradiction(*header.age)) if one]
+    return {**record, "contradictions": "; ".join(told) or None}
 
 
 def _age(header: DicomHeader) -> tuple[float | None, str | None]:
@@ -154,6 +167,8 @@ def _age(header: DicomHeader) -> tuple[float | None, str | None]:
 def inferred_columns(tags: Tags) -> dict[str, Any]:
     """The acquisition columns, and those inferred from them with where they come from."""
     columns: dict[str, Any] = {name: tags.get(name) for name in ACQUISITION}
+    columns["contrast_agent"] = contrast_agent_of(tags.get("contrast_agent"))
+    columns["body_part"] = body_part_of(tags.get("body_part"))
     for name, infer in (("contrast", infer_contrast), ("sequence", infer_sequence), ("body_region", infer_region)):
         columns[name], columns[f"{name}_from"] = infer(tags)
     return columns

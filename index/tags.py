@@ -6,53 +6,57 @@ public ones where a vendor left those out.
 """
 
 import math
+from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
+from index.plain import Plain, values_of
 from index.sequence import Tags
 
-_KEYWORDS = [
+T = TypeVar("T")
+_DESCRIBING = (
+    "SeriesDescription",
+    "ProtocolName",
+    "SequenceName",
+    "PulseSequenceName",
+    "ImageType",
+    "ScanningSequence",
+    "EchoPulseSequence",
+    "EchoPlanarPulseSequence",
+    "InversionRecovery",
+    "SequenceVariant",
+    "ScanOptions",
+    "MRAcquisitionType",
+    "AcquisitionContrast",
+    "AngioFlag",
+    "CardiacNumberOfImages",
+    "RepetitionTime",
+    "EchoTime",
+    "InversionTime",
+    "FlipAngle",
+    "EchoTrainLength",
+    "DiffusionBValue",
+    "MagneticFieldStrength",
+    "ContrastBolusAgent",
+    "BodyPartExamined",
+    "Manufacturer",
+    "ManufacturerModelName",
+)
+_KEYWORDS = (
+    *_DESCRIBING,
     "SpecificCharacterSet",
     "SOPClassUID",
     "SOPInstanceUID",
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "Modality",
-    "ImageType",
     "BurnedInAnnotation",
     "PatientID",
     "PatientBirthDate",
     "PatientSex",
     "PatientAge",
     "StudyDate",
-    "Manufacturer",
-    "ManufacturerModelName",
-    "MagneticFieldStrength",
-    "SeriesDescription",
-    "ProtocolName",
-    "BodyPartExamined",
-    "ContrastBolusAgent",
-    "SequenceName",
-    "PulseSequenceName",
-    "ScanningSequence",
-    "SequenceVariant",
-    "ScanOptions",
-    "EchoPulseSequence",
-    "EchoPlanarPulseSequence",
-    "InversionRecovery",
-    "MRAcquisitionType",
-    "AngioFlag",
-    "AcquisitionContrast",
-    "RepetitionTime",
-    "EchoTime",
-    "InversionTime",
-    "FlipAngle",
-    "EchoTrainLength",
-    "CardiacNumberOfImages",
     "TriggerTime",
-    "DiffusionBValue",
     "DiffusionGradientOrientation",
     "AcquisitionNumber",
     "InstanceNumber",
@@ -69,18 +73,56 @@ _KEYWORDS = [
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
-]
+)
 SIEMENS_MOSAIC_COUNT = 0x0019100A
 SIEMENS_CSA = 0x00291010
 UIH_GRID = 0x00651051
 _GE_B_VALUE = 0x00431039
-_B_VALUES = (0x0019100C, 0x20011003, _GE_B_VALUE, 0x00651009)
+PRIVATE_B_VALUES = (0x0019100C, 0x20011003, _GE_B_VALUE, 0x00651009)
 _DIRECTIONS = (0x0019100E, 0x00651037)
-_PRIVATE = (SIEMENS_MOSAIC_COUNT, SIEMENS_CSA, UIH_GRID, *_B_VALUES, *_DIRECTIONS)
+_PRIVATE = {
+    SIEMENS_MOSAIC_COUNT: b"US",
+    SIEMENS_CSA: b"OB",
+    UIH_GRID: b"SQ",
+    0x0019100C: b"IS",
+    0x20011003: b"FL",
+    _GE_B_VALUE: b"IS",
+    0x00651009: b"FD",
+    0x0019100E: b"FD",
+    0x00651037: b"FD",
+}
 _CREATORS = (0x00190010, 0x00290010, 0x00290011, 0x20010010, 0x00430010, 0x00650010)
-HEADER_TAGS: list[Any] = [*_KEYWORDS, *_PRIVATE, *_CREATORS]
+
+
+@cache
+def tag_of(key: str | int) -> int:
+    """The tag of a keyword; a tag itself."""
+    from pydicom.datadict import tag_for_keyword
+
+    return (tag_for_keyword(key) or 0) if isinstance(key, str) else key
+
+
+@cache
+def _pydicom_tag(tag: int) -> Any:
+    from pydicom.tag import BaseTag
+
+    return BaseTag(tag)
+
+
+@cache
+def wanted() -> dict[int, bytes]:
+    """Every tag that is read, with its value representation."""
+    from pydicom.datadict import dictionary_VR
+
+    public = {tag_of(key): dictionary_VR(tag_of(key)).encode() for key in _KEYWORDS}
+    return {**public, **_PRIVATE, **dict.fromkeys(_CREATORS, b"LO")}
+
 
 _VENDORS = (
     ("siemens", "Siemens"),
@@ -102,19 +144,13 @@ _VENDORS = (
 )
 
 
-@cache
-def _tag(key: str | int) -> Any:
-    from pydicom.datadict import tag_for_keyword
-    from pydicom.tag import BaseTag
-
-    return BaseTag(tag_for_keyword(key) or 0) if isinstance(key, str) else BaseTag(key)
-
-
 def value(dataset: Any, key: str | int) -> Any:
     """The value of an element by keyword or tag; None where it is absent, empty or unreadable."""
-    tag = _tag(key)
+    tag = tag_of(key)
+    if isinstance(dataset, Plain):
+        return next(iter(values_of(*dataset[tag])), None) if tag in dataset else None
     try:
-        found = dataset[tag].value if tag in dataset else None
+        found = dataset[_pydicom_tag(tag)].value if _pydicom_tag(tag) in dataset else None
     except Exception:  # pydicom converts lazily, and damaged values raise nearly every built-in type
         return None
     return None if found is None or (isinstance(found, str | bytes) and not found.strip()) else found
@@ -132,20 +168,25 @@ def words(dataset: Any, key: str | int) -> tuple[str, ...]:
 
 
 def several(dataset: Any, key: str | int) -> list[Any]:
+    """All values of an element, as pydicom gives them; empty where there is none."""
+    tag = tag_of(key)
+    if isinstance(dataset, Plain):
+        return values_of(*dataset[tag]) if tag in dataset else []
     found = value(dataset, key)
+    if isinstance(found, bytes):
+        return _of_bytes(found, tag)
     if found is None:
         return []
-    if isinstance(found, bytes):
-        return _of_bytes(found)
     is_many = not isinstance(found, str) and hasattr(found, "__iter__") and not hasattr(found, "components")
     return list(found) if is_many else [found]
 
 
-def _of_bytes(raw: bytes) -> list[Any]:
-    plain = raw.rstrip(b"\0 ")
-    if plain and all(32 <= byte < 127 for byte in plain):
-        return plain.decode("ascii").split("\\")
-    return [float(one) for one in np.frombuffer(raw, "<f8")] if len(raw) % 8 == 0 else []
+def _of_bytes(raw: bytes, tag: int) -> list[Any]:
+    """The values of a private element that its file leaves uninterpreted."""
+    try:
+        return values_of(wanted().get(tag, b"UN"), raw)
+    except UnicodeDecodeError:
+        return []
 
 
 def numbers(dataset: Any, key: str | int) -> tuple[float, ...]:
@@ -178,7 +219,7 @@ def b_value_of(dataset: Any) -> float | None:
 
     GE uses its element for other things where the sequence is not echo-planar.
     """
-    for key in ("DiffusionBValue", *_B_VALUES):
+    for key in ("DiffusionBValue", *PRIVATE_B_VALUES):
         found = number(dataset, key)
         if found is not None and found >= 0 and (key != _GE_B_VALUE or "EP" in words(dataset, "ScanningSequence")):
             return found % 100_000
@@ -194,6 +235,29 @@ def direction_of(dataset: Any) -> tuple[float, ...] | None:
     return None
 
 
+def remembered(*keys: str | int) -> Callable[[Callable[[Any], T]], Callable[[Any], T]]:
+    """Decorate a function of a data set that reads only the elements `keys`: plain files that agree in these share one result.
+
+    The function is shown nothing but these elements, so that what it gives can depend on nothing else.
+    """
+
+    def decorated(function: Callable[[Any], T]) -> Callable[[Any], T]:
+        @lru_cache(maxsize=4096)
+        def of_elements(*elements: tuple[bytes, bytes] | None) -> T:
+            return function(Plain({tag: one for tag, one in zip(tags(), elements, strict=True) if one}))
+
+        @cache
+        def tags() -> tuple[int, ...]:
+            return tuple(tag_of(key) for key in keys)
+
+        return lambda dataset: (
+            of_elements(*map(dataset.get, tags())) if isinstance(dataset, Plain) else function(dataset)
+        )
+
+    return decorated
+
+
+@remembered(*_DESCRIBING, *PRIVATE_B_VALUES)
 def tags_of(dataset: Any) -> Tags:
     """What the rules of index.sequence read, and the acquisition columns, from one data set."""
     found: dict[str, Any] = {

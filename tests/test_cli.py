@@ -5,12 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
 import pytest
+from conftest import Run
 
 from decipher_cli import main as cli
 from models.errors import DecipherError
@@ -19,53 +19,6 @@ HIT_KEYS = {
     "rank", "score", "series_id", "study_id", "patient_id", "path", "sequence", "body_region", "plane", "age_years", "sex",
 }  # fmt: skip
 SUMMARY_KEYS = {"encoded", "unchanged", "rejected", "removed", "seconds", "model", "index"}
-
-
-@dataclass
-class Run:
-    code: int
-    out: str
-    err: str
-
-    def json_lines(self) -> list[dict]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-@pytest.fixture(scope="module")
-def folder(phantom_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder that holds `archive`, nothing else."""
-    here = tmp_path_factory.mktemp("work")
-    (here / "archive").symlink_to(phantom_archive)
-    return here
-
-
-@pytest.fixture
-def decipher(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, folder: Path):  # type: ignore[no-untyped-def]
-    """Runs a command in this process, as the entry point does."""
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("DECIPHER_INDEX", raising=False)
-
-    def run(*words: str | Path) -> Run:
-        monkeypatch.setattr(sys, "argv", ["decipher", *map(str, words)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capfd.readouterr()
-        return Run(code, said.out, said.err)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def index(folder: Path, tiny_model: Path) -> Path:
-    from index.encode import EncodeOptions, encode_archive
-
-    place = folder / "decipher-index"
-    encode_archive(folder / "archive", place, EncodeOptions(model=str(tiny_model)), lambda *said: None)
-    return place
 
 
 def told(run: Run, code: int = 1) -> bool:

@@ -20,8 +20,12 @@ from pydicom.uid import (
 )
 
 from index.catalog import Catalogue, read_volume, scan
+from index.dicom import header_of
 from index.frames import Frame, volumes
 from index.multiframe import shell_of
+from index.options import ScanOptions
+from index.pixels import images_of, load
+from index.plain import Plain
 from index.series import evenly
 from models.volume import to_ras
 
@@ -138,6 +142,32 @@ def test_each_slice_is_rescaled_once_by_its_own_slope(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.data[0], expected.transpose(2, 1, 0)[::-1, ::-1])
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    syntax=st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]),
+    allocated=st.sampled_from([8, 16, 32]),
+    unused=st.integers(0, 7),
+    signed=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+def test_stored_values_are_those_that_pydicom_decodes(
+    tmp_path: Path, syntax: str, allocated: int, unused: int, signed: bool, seed: int
+) -> None:
+    raw = np.random.default_rng(seed).bytes(6 * 4 * allocated // 8)
+    dataset = image("1.2", 0, np.zeros((6, 4)), BitsAllocated=allocated, BitsStored=allocated - unused)
+    dataset.HighBit, dataset.PixelRepresentation, dataset.PixelData = allocated - unused - 1, int(signed), raw
+    dataset["PixelData"].VR = "OW"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    little, implicit = syntax != ExplicitVRBigEndian, syntax == ImplicitVRLittleEndian
+    pydicom.dcmwrite(tmp_path / "a", dataset, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
+    loaded = load(tmp_path / "a")
+    assert isinstance(loaded, Plain) == (allocated > 8)
+    ((_, found),) = images_of(loaded, [(0, header_of(loaded, "a").frames[0])])
+    expected = pydicom.dcmread(tmp_path / "a").pixel_array
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
 def test_monochrome1_is_inverted(tmp_path: Path) -> None:
     write_stack(tmp_path / "a")
     write_stack(tmp_path / "b", PhotometricInterpretation="MONOCHROME1")
@@ -181,7 +211,7 @@ def test_an_incomplete_time_point_is_told_and_the_others_are_kept(tmp_path: Path
         for place in range(5 - time):
             tags = {"TemporalPositionIdentifier": time + 1, "InstanceNumber": time * 5 + place}
             write(tmp_path / f"{time}-{place}", image("1.2", place, np.arange(20).reshape(5, 4), **tags))
-    found = scan(tmp_path, min_slices=3)
+    found = scan(tmp_path, ScanOptions(min_slices=3))
     assert found.records["part"].to_list() == ["t=0"]
     assert found.rejects["code"].to_list() == ["incomplete_volume"] * 4
 

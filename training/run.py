@@ -100,10 +100,9 @@ def _training_set(config: TrainConfig, source: Source, run: Path, model: Deciphe
         )
         if not found.records.height:
             raise DecipherError(f"No MRI series in {source.archive}.", f"See why: decipher scan {source.archive}")
-        root = source.archive if source.archive.is_dir() else source.archive.parent
         shards.append(
             archive_shard(
-                root,
+                found.root,
                 found.records,
                 model.config.prepare,
                 cache,

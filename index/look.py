@@ -1,0 +1,77 @@
+"""One look at one file of an archive: what it is, and what the catalogue needs of it.
+
+Design: a look is all that a worker process does, so it takes and gives plain values. No damaged file raises out of it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from index import bids, dicom
+from index.changes import NIFTI, REPORT
+from index.dicom import DicomHeader
+from index.finding import File, Opened, kind_of, opened, place_of
+from index.ledger import Rejection, row
+from index.options import ScanOptions
+from index.record import hash_of
+from index.report import Report, is_text_report, read_sr, read_text
+from index.surroundings import Surroundings
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look found in `file`: a DICOM header, the records of a NIfTI file, a report, or a ledger row.
+
+    `group` (see index.changes) names what has to be described together.
+    """
+
+    file: File
+    group: str | None = None
+    header: DicomHeader | None = None
+    records: tuple[dict[str, Any], ...] = ()
+    report: Report | None = None
+    refused: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """How to look at the files of one archive."""
+
+    root: Path
+    around: Surroundings
+    options: ScanOptions
+    key: bytes
+
+    def __call__(self, file: File) -> Seen:
+        group = None
+        try:
+            place = place_of(self.root, file.path)
+            if is_text_report(file.path):
+                group = REPORT
+                return Seen(file, group, report=read_text(Path(place), file.path))
+            found = opened(place, file.size_bytes)
+            if kind_of(found.start, file.path) == "dicom":
+                return self._dicom(file, found)
+            group = NIFTI
+            records = bids.describe(self.root, file, found, self.around, self.options, self.key)
+            return Seen(file, group, records=tuple(records))
+        except Rejection as rejection:
+            return Seen(file, group, refused=row(file.path, rejection.code, rejection.detail))
+        except (OSError, MemoryError) as error:
+            return Seen(file, group, refused=row(file.path, "unreadable", type(error).__name__))
+
+    def _dicom(self, file: File, found: Opened) -> Seen:
+        try:
+            header = dicom.read_header(
+                found.place, file.path, b"" if found.packed else found.start, self.options.include
+            )
+        except Rejection as rejection:
+            if rejection.code != "report":
+                raise
+            return Seen(file, REPORT, report=read_sr(Path(found.place), file.path))
+        return Seen(file, hash_of(header.series_uid), header)
+
+
+def crashed(file: File) -> Seen:
+    """What stands for a file whose look killed its process."""
+    return Seen(file, refused=row(file.path, "undecodable", "reading it crashed"))
