@@ -59,7 +59,7 @@ class QueryEncoder:
         if rows:
             return self.index.gather(np.array([rows[query]]))[0]
         if len(query) < 1000 and Path(query).exists():
-            from index.catalog import volume_at
+            from index.reading import volume_at
 
             return self.model.encode_volumes([volume_at(Path(query))[0]])[0].numpy()
         return None

@@ -92,8 +92,10 @@ def _summarise(records: "pl.DataFrame") -> None:
 
     shown = table("sequence", "region", "series", "patients", right=("series", "patients"))
     groups = records.group_by("sequence", "body_region").agg(pl.len(), pl.col("patient_id").drop_nulls().n_unique())
-    for sequence, region, count, patients in groups.sort("len", "sequence", descending=[True, False]).iter_rows():
-        shown.add_row(sequence or "unknown", region or "unknown", str(count), str(patients))
+    for sequence, region, count, patients in groups.sort(
+        "len", "sequence", "body_region", descending=[True, False, False]
+    ).iter_rows():
+        shown.add_row(sequence or "unknown", region or "unknown", str(count), str(patients or "-"))
     paper().print(shown)
 
 

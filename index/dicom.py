@@ -11,10 +11,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from index.finding import named_damage, open_unpacked, read_head, unpacked_size
+from index.finding import Opened, named_damage, open_unpacked, unpacked_size
 from index.frames import Frame
 from index.ledger import Rejection
 from index.multiframe import frames_of
@@ -64,23 +63,21 @@ def named_errors(code: str) -> Iterator[None]:
             raise Rejection(code, type(error).__name__) from None
 
 
-def read_header(
-    place: str | Path, file: str, head: bytes | None = None, include: frozenset[str] = frozenset()
-) -> DicomHeader:
-    """The header of one DICOM file, `file` being its name in the catalogue. Raises Rejection for all that is no MR image.
+def read_header(found: Opened, file: str, include: frozenset[str] = frozenset()) -> DicomHeader:
+    """The header of one DICOM file, `file` being its name in the catalogue; `include` names codes that are let in.
 
-    `head` is what index.finding.read_head gives of the file; `include` names codes that are let in.
+    Raises Rejection for all that is no MR image.
     """
-    plain = read_plain(place, read_head(place) if head is None else head, wanted())
+    plain = None if found.packed else read_plain(found.place, found.start, wanted())
     if plain is None:
-        return _read_with_pydicom(place, file, include)
+        return _read_with_pydicom(found.place, file, include)
     _check_kind(plain, include)
     encapsulated = plain.syntax not in NATIVE
-    _check_length(plain, Path(place).stat().st_size - plain.pixels_at, plain.pixels_stated, encapsulated)
+    _check_length(plain, found.size_bytes - plain.pixels_at, plain.pixels_stated, encapsulated)
     return header_of(plain, file)
 
 
-def _read_with_pydicom(place: str | Path, file: str, include: frozenset[str]) -> DicomHeader:
+def _read_with_pydicom(place: str, file: str, include: frozenset[str]) -> DicomHeader:
     import pydicom
 
     with named_errors("bad_header"), named_damage(), open_unpacked(place) as stream:

@@ -25,10 +25,11 @@ import polars as pl
 from index import scanned
 from index.archive import LabelledCatalogue, read_archive
 from index.caption import caption
-from index.catalog import read_volume, root_of
+from index.catalog import root_of
 from index.ledger import Rejection, count_codes, rejects_frame, row
 from index.nearest import refresh
 from index.options import ScanOptions
+from index.reading import read_volume
 from index.store import Index, is_index
 from index.thumbnails import save_thumbnail
 from models.errors import DecipherError

@@ -2,7 +2,8 @@
 
 Design: content decides, never the name; a file is opened once for that, and its head is handed on. Real folders are walked
 before linked ones, each folder once by device and inode, so that loops end and a linked copy adds nothing. Names that are
-not UTF-8 are written with \\xNN escapes and found again from them. An index folder inside the archive is not archive.
+not UTF-8 are written with \\xNN escapes and found again from them. An index or a catalogue inside the archive is no part of
+it.
 """
 
 import os
@@ -26,6 +27,8 @@ SIGNATURE_BYTES = 544
 """what tells the kind of a file: a NIfTI-2 header, the longest"""
 MOST_WHOLE = 4 << 20
 GZIP_MAGIC = b"\x1f\x8b"
+CATALOGUE = (".parquet", ".rejects.parquet", ".key", ".files.parquet")
+"""endings of the files that a scan leaves, the last one only once it is done"""
 _COMPANIONS = (".json", ".bval", ".bvec", ".csv", ".tsv", ".txt", ".md")
 _PACKED = (b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
 
@@ -89,14 +92,19 @@ def walk(archive: Path) -> tuple[list[File], list[dict[str, str]]]:
 
 
 def _unseen_entries(folder: str, seen: set[tuple[int, int]]) -> "list[os.DirEntry[str]]":
-    """The folder's entries; none where it was seen already, or where it is an index."""
+    """The folder's entries, less catalogues of scans; none where it was seen already, or where it is an index."""
     status = os.stat(folder)  # noqa: PTH116
     if (status.st_dev, status.st_ino) in seen:
         return []
     seen.add((status.st_dev, status.st_ino))
     with os.scandir(folder) as listing:
         entries = list(listing)
-    return [] if {"manifest.json", "segments"} <= {entry.name for entry in entries} else entries
+    names = {entry.name for entry in entries}
+    scans = [name.removesuffix(CATALOGUE[-1]) for name in names if name.endswith(CATALOGUE[-1])]
+    if scans:
+        own = {scan + ending for scan in scans for ending in CATALOGUE}
+        entries = [entry for entry in entries if entry.name not in own]
+    return [] if {"manifest.json", "segments"} <= names else entries
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -149,9 +157,10 @@ class Opened(NamedTuple):
     whole: bool
 
 
-def opened(place: str, size_bytes: int) -> Opened:
+def opened(place: str, size_bytes: int | None = None) -> Opened:
     """The file's first bytes, unpacked; all of them where they are few. Raises Rejection unreadable, corrupt, truncated."""
     head = read_head(place)
+    size_bytes = os.path.getsize(place) if size_bytes is None else size_bytes  # noqa: PTH202
     if not head.startswith(GZIP_MAGIC):
         return Opened(place, size_bytes, False, head, len(head) >= size_bytes)
     if len(head) >= size_bytes and (whole := _unpacked_whole(head)) is not None:

@@ -53,7 +53,8 @@ class Frame:
 
     @property
     def normal(self) -> np.ndarray:
-        return np.cross(self.orientation[:3], self.orientation[3:])
+        a, b, c, d, e, f = self.orientation
+        return np.array([b * f - c * e, c * d - a * f, a * e - b * d])
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,9 +62,7 @@ class Look:
 
     def _dicom(self, file: File, found: Opened) -> Seen:
         try:
-            header = dicom.read_header(
-                found.place, file.path, b"" if found.packed else found.start, self.options.include
-            )
+            header = dicom.read_header(found, file.path, self.options.include)
         except Rejection as rejection:
             if rejection.code != "report":
                 raise

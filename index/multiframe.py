@@ -163,7 +163,11 @@ def _moment(groups: list[Any]) -> tuple[Hashable, ...]:
 
 
 def _number(groups: list[Any], *keys: str) -> float | None:
-    return next((found for key in keys for group in groups if (found := number(group, key)) is not None), None)
+    for key in keys:
+        for group in groups:
+            if (found := number(group, key)) is not None:
+                return found
+    return None
 
 
 def _enhanced(

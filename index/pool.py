@@ -1,8 +1,8 @@
 """Many small tasks on all processors, results in order.
 
-Design: few tasks run in this process, since starting others takes longer. Processes are spawned, never forked: a fork copies
-locks that other threads hold. A task that kills its process (a decoder that hostile bytes crash) costs its own answer only:
-its chunk is run again item by item, and `crashed` answers for the item that does it again.
+Design: few items run in this process, since starting others takes a second. Processes are spawned, never forked: a fork
+copies locks that other threads hold. A task that kills its process (a decoder that hostile bytes crash) costs its own answer
+only: its chunk is run again item by item, and `crashed` answers for the item that does it again.
 """
 
 import gc
@@ -19,24 +19,65 @@ from typing import Any, TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
+Task = Callable[[Any], Any]
 CHUNK = 256
 FEW = 1024
-_task: Callable[[Any], Any]
+_tasks: tuple[Task, ...]
 
 
-def each(task: Callable[[A], B], items: Sequence[A], crashed: Callable[[A], B], few: int = FEW) -> Iterator[B]:
-    """task(item) of every item, in order. Tasks, items and results are pickled where there are more than `few` items."""
-    processes = os.cpu_count() or 1
-    if len(items) <= few or processes == 1 or not _can_start():
-        yield from map(task, items)
-        return
-    left = deque(items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
-    while left:
-        for results in _until_a_crash(task, list(left), processes):
-            yield from results
-            left.popleft()
-        if left:
-            yield from _one_by_one(task, left.popleft(), crashed)
+class Workers:
+    """Processes that know `tasks`, started with the first that has more than `few` items, until `stop`.
+
+    Tasks, items and results are pickled; tasks once for each process.
+    """
+
+    def __init__(self, *tasks: Task, few: int = FEW) -> None:
+        self.tasks = tasks
+        self.few = few
+        self.processes = os.cpu_count() or 1
+        self.pool: ProcessPoolExecutor | None = None
+
+    def each(self, task: Callable[[A], B], items: Sequence[A], crashed: Callable[[A], B]) -> Iterator[B]:
+        """task(item) of every item, in order; `task` is one of the tasks."""
+        if (len(items) <= self.few and self.pool is None) or self.processes == 1 or not _can_start():
+            yield from map(task, items)
+            return
+        left = deque(items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
+        while left:
+            for results in self._until_a_crash(task, list(left)):
+                yield from results
+                left.popleft()
+            if left:
+                yield from self._one_by_one(task, left.popleft(), crashed)
+
+    def _one_by_one(self, task: Callable[[A], B], items: Sequence[A], crashed: Callable[[A], B]) -> Iterator[B]:
+        left = deque(items)
+        while left:
+            for results in self._until_a_crash(task, [[item] for item in left], 1):
+                yield from results
+                left.popleft()
+            if left:
+                yield crashed(left.popleft())
+        self.stop()
+
+    def _until_a_crash(
+        self, task: Callable[[A], B], chunks: list[Sequence[A]], processes: int | None = None
+    ) -> Iterator[list[B]]:
+        self.pool = self.pool or ProcessPoolExecutor(
+            processes or self.processes, get_context("spawn"), _begin, (self.tasks,)
+        )
+        futures = [self.pool.submit(_run, self.tasks.index(task), chunk) for chunk in chunks]
+        try:
+            for future in futures:
+                yield future.result()
+        except BrokenProcessPool:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the processes; what they were not asked for yet stays undone."""
+        if self.pool:
+            self.pool.shutdown(cancel_futures=True)
+        self.pool = None
 
 
 def _can_start() -> bool:
@@ -45,42 +86,16 @@ def _can_start() -> bool:
     return main is None or Path(main).exists()
 
 
-def _until_a_crash(task: Callable[[A], B], chunks: list[Sequence[A]], processes: int) -> Iterator[list[B]]:
-    with _pool(task, processes) as pool:
-        futures = [pool.submit(_run, chunk) for chunk in chunks]
-        try:
-            for future in futures:
-                yield future.result()
-        except BrokenProcessPool:
-            return
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _one_by_one(task: Callable[[A], B], items: Sequence[A], crashed: Callable[[A], B]) -> Iterator[B]:
-    left = deque(items)
-    while left:
-        for results in _until_a_crash(task, [[item] for item in left], 1):
-            yield from results
-            left.popleft()
-        if left:
-            yield crashed(left.popleft())
-
-
-def _pool(task: Callable[[A], B], processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(processes, get_context("spawn"), _begin, (task,))
-
-
-def _begin(task: Callable[[Any], Any]) -> None:
-    """A worker keeps the task, and leaves Ctrl-C to the process that started it.
+def _begin(tasks: tuple[Task, ...]) -> None:
+    """A worker keeps the tasks, and leaves Ctrl-C to the process that started it.
 
     It collects no garbage: what a task leaves behind is freed as its references go, and the search for cycles costs a tenth.
     """
-    global _task
+    global _tasks
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()
-    _task = task
+    _tasks = tasks
 
 
-def _run(items: Sequence[Any]) -> list[Any]:
-    return [_task(item) for item in items]
+def _run(place: int, items: Sequence[Any]) -> list[Any]:
+    return [_tasks[place](item) for item in items]

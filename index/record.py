@@ -6,7 +6,6 @@ are those of the volume after `to_ras`, found from the header alone. Identifiers
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,9 +92,9 @@ def common_folder(files: list[str]) -> str:
     """The file itself, or the folder that holds all of them; '.' for the archive's root."""
     if len(files) == 1:
         return files[0]
-    parents = [Path(file).parent.parts for file in files]
-    shared: list[str] = []
-    for level in zip(*parents, strict=False):
+    folders = {file.rpartition("/")[0] for file in files}
+    shared = []
+    for level in zip(*(folder.split("/") for folder in folders), strict=False):
         if len(set(level)) != 1:
             break
         shared.append(level[0])

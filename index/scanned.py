@@ -17,6 +17,7 @@ import polars as pl
 
 from index.catalog import Catalogue
 from index.changes import SEEN
+from index.finding import CATALOGUE
 from index.ledger import REJECT_SCHEMA, rejects_frame
 from index.options import ScanOptions
 from index.record import SCHEMA, hash_of
@@ -55,7 +56,7 @@ def beside(path: Path, ending: str) -> Path:
 def save(path: Path, found: Catalogue, root: Path, options: ScanOptions) -> None:
     """Write the scan of `root` at `path`, each file whole or not at all."""
     path.parent.mkdir(exist_ok=True)
-    stamps = beside(path, ".files.parquet")
+    stamps = beside(path, CATALOGUE[-1])
     stamps.unlink(missing_ok=True)
     _write(path, found.records.with_columns(archive=pl.lit(str(root.absolute()))))
     _write(beside(path, ".rejects.parquet"), found.rejects)
@@ -65,7 +66,7 @@ def save(path: Path, found: Catalogue, root: Path, options: ScanOptions) -> None
 def load(path: Path, root: Path, options: ScanOptions) -> Catalogue | None:
     """The scan of `root` with these options that was saved at `path`; None where there is none, or other rules made it."""
     try:
-        seen = pl.read_parquet(beside(path, ".files.parquet"))
+        seen = pl.read_parquet(beside(path, CATALOGUE[-1]))
         if seen["settings"].unique().to_list() != [_settings(root, options)]:
             return None
         rejects = pl.read_parquet(beside(path, ".rejects.parquet")).select(REJECT_SCHEMA.keys())

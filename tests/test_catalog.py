@@ -12,8 +12,9 @@ import pytest
 from test_dicom import image, write, write_stack
 from test_nifti import AFFINE, noise, save
 
-from index.catalog import SCHEMA, Catalogue, read_volume, scan, volume_at
+from index.catalog import SCHEMA, Catalogue, scan
 from index.ledger import CODES, REJECT_SCHEMA, Rejection
+from index.reading import read_volume, volume_at
 from models.errors import DecipherError
 
 

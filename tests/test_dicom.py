@@ -19,13 +19,14 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from index.catalog import Catalogue, read_volume, scan
+from index.catalog import Catalogue, scan
 from index.dicom import header_of
 from index.frames import Frame, volumes
 from index.multiframe import shell_of
 from index.options import ScanOptions
 from index.pixels import images_of, load
 from index.plain import Plain
+from index.reading import read_volume
 from index.series import evenly
 from models.volume import to_ras
 

@@ -39,7 +39,7 @@ def encoded(archive: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFa
 def test_every_labelled_series_is_there_and_vectors_are_the_model_s(
     archive: Path, encoded: tuple[Path, EncodeSummary], tiny_model: Path
 ) -> None:
-    from index.catalog import read_volume
+    from index.reading import read_volume
 
     folder, summary = encoded
     labels = pl.read_csv(archive / "labels.csv")

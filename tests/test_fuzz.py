@@ -14,9 +14,10 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from test_dicom import enhanced, image, write
 from test_nifti import AFFINE, noise
 
-from index.catalog import read_volume, scan
+from index.catalog import scan
 from index.ledger import CODES, Rejection
 from index.options import ScanOptions
+from index.reading import read_volume
 
 OPTIONS = ScanOptions(min_slices=1)
 MOST_GROWTH_GB = 1.0

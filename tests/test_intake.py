@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.catalog import Catalogue, read_volume, scan
+from index.catalog import Catalogue, scan
 from index.ledger import Rejection
 from index.options import ScanOptions
+from index.reading import read_volume
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 ZOO = SHARED / "dicom-zoo"

@@ -13,9 +13,10 @@ from pydicom.uid import JPEGLosslessSV1
 from test_dicom import image, write, write_stack
 from test_nifti import AFFINE, noise, save
 
-from index.catalog import read_volume, scan
+from index.catalog import scan
 from index.ledger import CODES, Rejection, count_codes, rejects_frame, row
 from index.options import ScanOptions
+from index.reading import read_volume
 
 Make = Callable[[Path], object]
 

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from nibabel.orientations import inv_ornt_aff, io_orientation, ornt_transform
 
 from index import voxels
-from index.catalog import read_volume, scan
+from index.catalog import scan
 from index.finding import open_unpacked, opened
 from index.geometry import orientation_of, ras_geometry
 from index.ledger import Rejection
 from index.nifti import parse_header, read_header, read_part
 from index.options import ScanOptions
+from index.reading import read_volume
 from index.voxels import check_voxels, is_label_map
 
 AFFINE = np.array([[-2.0, 0.1, 0, 30], [0, 2.5, 0.2, -40], [0, 0, 3.0, 5], [0, 0, 0, 1]])

@@ -1,10 +1,19 @@
 """Many tasks: in order, on other processes where they are many, and a task that kills its process costs its own answer only."""
 
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
-from index.pool import CHUNK, each
+from index.pool import CHUNK, FEW, Workers
+
+
+def each(task: Callable[[int], Any], items: Sequence[int], few: int = FEW) -> list[Any]:
+    workers = Workers(square, task, few=few)
+    found = list(workers.each(task, items, lost))
+    workers.stop()
+    return found
 
 
 def square(number: int) -> tuple[int, int]:
@@ -26,23 +35,32 @@ def refuse(number: int) -> int:
 
 
 def test_few_tasks_stay_in_this_process() -> None:
-    assert list(each(square, range(5), lost)) == [(n * n, os.getpid()) for n in range(5)]
+    assert each(square, range(5)) == [(n * n, os.getpid()) for n in range(5)]
 
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one processor")
 def test_many_tasks_run_elsewhere_in_order() -> None:
-    found = list(each(square, range(3 * CHUNK + 1), lost, few=10))
+    found = each(square, range(3 * CHUNK + 1), few=10)
     assert [value for value, _ in found] == [n * n for n in range(3 * CHUNK + 1)]
     assert os.getpid() not in {process for _, process in found}
 
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one processor")
 def test_a_crash_costs_one_answer() -> None:
-    assert list(each(fragile, range(3 * CHUNK), lost, few=10)) == [-n if n % 300 == 7 else n for n in range(3 * CHUNK)]
+    assert each(fragile, range(3 * CHUNK), few=10) == [-n if n % 300 == 7 else n for n in range(3 * CHUNK)]
 
 
 def test_an_error_of_a_task_is_raised() -> None:
     with pytest.raises(ValueError, match="0"):
-        list(each(refuse, range(2), lost))
+        each(refuse, range(2))
     with pytest.raises(ValueError, match="0"):
-        list(each(refuse, range(20), lost, few=10))
+        each(refuse, range(20), few=10)
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one processor")
+def test_two_tasks_share_their_processes() -> None:
+    workers = Workers(square, fragile, few=10)
+    first = {process for _, process in workers.each(square, range(2 * CHUNK), lost)}
+    assert list(workers.each(fragile, range(3), lost)) == [0, 1, 2]
+    assert {process for _, process in workers.each(square, range(2 * CHUNK), lost)} <= first
+    workers.stop()

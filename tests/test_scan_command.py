@@ -112,3 +112,11 @@ def test_encoding_again_reads_no_file_of_an_unchanged_archive(
     assert opened == [] and run.json_lines()[-1]["unchanged"] == 2
     (archive / "sub-02_T1w.nii.gz").write_bytes((archive / "sub-01_T1w.nii.gz").read_bytes())
     assert decipher("encode", archive, "-i", place, "--json").json_lines()[-1]["encoded"] == 1
+
+
+def test_a_catalogue_within_the_archive_is_no_part_of_it(decipher: Command, archive: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(archive)
+    first = json.loads(decipher("scan", ".", "--json").out)
+    again = decipher("scan", ".", "--json")
+    assert "Nothing changed" in again.err and json.loads(again.out)["files"] == first["files"] == 14
+    assert decipher("scan", ".", "-o", "other.parquet", "--json").json_lines()[0]["files"] == 14

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from index.archive import read_archive
-from index.catalog import read_volume
+from index.reading import read_volume
 from models.config import PrepareConfig
 from models.prepare import prepare
 from training.shards import Shard, archive_shard, open_shard, phantom_shard

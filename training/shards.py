@@ -152,9 +152,9 @@ def _packed(prepared: Prepared, row: dict[str, Any]) -> tuple[np.ndarray, np.nda
 
 
 def _series_versions(job: tuple[str, dict[str, Any], dict[str, Any], int, int]) -> Made:
-    from index.catalog import read_volume
     from index.geometry import plane_of
     from index.ledger import Rejection
+    from index.reading import read_volume
     from models.errors import DecipherError
     from models.prepare import prepare
     from training.augment import pixel_variation, reacquire
