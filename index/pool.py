@@ -1,14 +1,16 @@
 """Many small tasks on all processors, results in order.
 
-Design: few items run in this process, since starting others takes a second. Processes are spawned, never forked: a fork
-copies locks that other threads hold. A task that kills its process (a decoder that hostile bytes crash) costs its own answer
-only: its chunk is run again item by item, and `crashed` answers for the item that does it again.
+Design: of few items, a second's work is done in this process first, since starting others takes as long. Processes are
+spawned, never forked: a fork copies locks that other threads hold. A task that kills its process (a decoder that hostile
+bytes crash) costs its own answer only: its chunk is run again item by item, and `crashed` answers for the item that does it
+again.
 """
 
 import gc
 import os
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,34 +23,44 @@ A = TypeVar("A")
 B = TypeVar("B")
 Task = Callable[[Any], Any]
 CHUNK = 256
-FEW = 1024
+MANY = 4096
+PATIENCE_S = 1.0
 _tasks: tuple[Task, ...]
 
 
 class Workers:
-    """Processes that know `tasks`, started with the first that has more than `few` items, until `stop`.
+    """Processes that know `tasks`, started for MANY items or for what takes longer than `patience_s`, until `stop`.
 
     Tasks, items and results are pickled; tasks once for each process.
     """
 
-    def __init__(self, *tasks: Task, few: int = FEW) -> None:
+    def __init__(self, *tasks: Task, patience_s: float = PATIENCE_S) -> None:
         self.tasks = tasks
-        self.few = few
+        self.patience_s = patience_s
         self.processes = os.cpu_count() or 1
         self.pool: ProcessPoolExecutor | None = None
+        self.began = time.monotonic()
 
     def each(self, task: Callable[[A], B], items: Sequence[A], crashed: Callable[[A], B]) -> Iterator[B]:
         """task(item) of every item, in order; `task` is one of the tasks."""
-        if (len(items) <= self.few and self.pool is None) or self.processes == 1 or not _can_start():
-            yield from map(task, items)
-            return
-        left = deque(items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
+        done = 0
+        while done < len(items) and not self._should_start(len(items) - done):
+            yield task(items[done])
+            done += 1
+        left = deque(items[start : start + CHUNK] for start in range(done, len(items), CHUNK))
         while left:
             for results in self._until_a_crash(task, list(left)):
                 yield from results
                 left.popleft()
             if left:
                 yield from self._one_by_one(task, left.popleft(), crashed)
+
+    def _should_start(self, left: int) -> bool:
+        """True once other processes run, or this one has had its time and enough is left for all."""
+        if self.pool:
+            return True
+        patient = left < MANY and time.monotonic() - self.began < self.patience_s
+        return left >= CHUNK and not patient and self.processes > 1 and _can_start()
 
     def _one_by_one(self, task: Callable[[A], B], items: Sequence[A], crashed: Callable[[A], B]) -> Iterator[B]:
         left = deque(items)

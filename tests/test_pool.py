@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from index.pool import CHUNK, FEW, Workers
+from index.pool import CHUNK, PATIENCE_S, Workers
 
 
-def each(task: Callable[[int], Any], items: Sequence[int], few: int = FEW) -> list[Any]:
-    workers = Workers(square, task, few=few)
+def each(task: Callable[[int], Any], items: Sequence[int], patience_s: float = PATIENCE_S) -> list[Any]:
+    workers = Workers(square, task, patience_s=patience_s)
     found = list(workers.each(task, items, lost))
     workers.stop()
     return found
@@ -40,26 +40,26 @@ def test_few_tasks_stay_in_this_process() -> None:
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one processor")
 def test_many_tasks_run_elsewhere_in_order() -> None:
-    found = each(square, range(3 * CHUNK + 1), few=10)
+    found = each(square, range(3 * CHUNK + 1), patience_s=0)
     assert [value for value, _ in found] == [n * n for n in range(3 * CHUNK + 1)]
     assert os.getpid() not in {process for _, process in found}
 
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one processor")
 def test_a_crash_costs_one_answer() -> None:
-    assert each(fragile, range(3 * CHUNK), few=10) == [-n if n % 300 == 7 else n for n in range(3 * CHUNK)]
+    assert each(fragile, range(3 * CHUNK), patience_s=0) == [-n if n % 300 == 7 else n for n in range(3 * CHUNK)]
 
 
 def test_an_error_of_a_task_is_raised() -> None:
     with pytest.raises(ValueError, match="0"):
         each(refuse, range(2))
     with pytest.raises(ValueError, match="0"):
-        each(refuse, range(20), few=10)
+        each(refuse, range(2 * CHUNK), patience_s=0)
 
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one processor")
 def test_two_tasks_share_their_processes() -> None:
-    workers = Workers(square, fragile, few=10)
+    workers = Workers(square, fragile, patience_s=0)
     first = {process for _, process in workers.each(square, range(2 * CHUNK), lost)}
     assert list(workers.each(fragile, range(3), lost)) == [0, 1, 2]
     assert {process for _, process in workers.each(square, range(2 * CHUNK), lost)} <= first
