@@ -1,4 +1,4 @@
-"""What is this? The program's versions, models and presets, or what a folder holds: an index, a model, a run.
+"""What is this? The program's versions, models and presets, or what a path holds: an index, a catalogue, a model, a run.
 
 Answers at once, without loading the encoder.
 """
@@ -18,7 +18,7 @@ EXAMPLES = (
 
 def info(
     path: Annotated[
-        Path | None, typer.Argument(help="An index, a model or a run. Default: the program itself.")
+        Path | None, typer.Argument(help="An index, a catalogue, a model or a run. Default: the program itself.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -62,6 +62,7 @@ def _installed(name: str) -> bool:
 
 def _folder(path: Path) -> dict[str, Any]:
     """Errors: DecipherError for a path that is nothing of ours."""
+    from index.scanned import is_catalogue, read_catalogue
     from index.store import Index, is_index
     from models.errors import DecipherError
 
@@ -70,6 +71,10 @@ def _folder(path: Path) -> dict[str, Any]:
         rejects = index.rejects
         counts = {"series": len(index), "dim": index.dim, "model": index.passport["name"]}
         return {**index.card, "kind": "index", **counts, "rejected": 0 if rejects is None else rejects.height}
+    if is_catalogue(path):
+        found, root = read_catalogue(path)
+        counts = {"files": found.files, "series": found.records.height, "rejected": found.rejects.height}
+        return {"kind": "catalogue", "archive": str(root), **counts}
     if (path / "model.safetensors").is_file():
         config = json.loads((path / "config.json").read_text())
         return {"kind": "model", **config, "card": str(path / "card.md")}
@@ -79,7 +84,9 @@ def _folder(path: Path) -> dict[str, Any]:
         return {"kind": "run", **json.loads((path / "run.json").read_text())["config"], "last": last}
     if not path.exists():
         raise DecipherError(f"There is no {path}.", "Type decipher info for the program itself.")
-    raise DecipherError(f"{path} is no index, model or run.", f"To see what MRI it holds: decipher scan {path}")
+    raise DecipherError(
+        f"{path} is no index, catalogue, model or run.", f"To see what MRI it holds: decipher scan {path}"
+    )
 
 
 def _words(value: Any) -> str:

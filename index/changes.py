@@ -39,7 +39,7 @@ def differing(seen: pl.DataFrame, stamps: pl.DataFrame) -> tuple[list[File], set
     fresh = stamps.join(seen, on=list(STAMPS), how="anti")
     stale = seen.join(stamps, on=list(STAMPS), how="anti")
     paths = {*fresh["path"], *stale["path"]}
-    groups = {REPORT, *stale["group"].drop_nulls()}
+    groups = {REPORT, *stale["group"].drop_nulls()} - {NIFTI}
     if any(path.lower().endswith(_TABLES) for path in paths):
         groups.add(NIFTI)
     return files_of(fresh), paths, groups

@@ -17,7 +17,7 @@ from index.finding import Opened, named_damage, open_unpacked, unpacked_size
 from index.frames import Frame
 from index.ledger import Rejection
 from index.multiframe import frames_of
-from index.plain import read_plain
+from index.plain import NATIVE, read_plain
 from index.sequence import is_localizer
 from index.tags import number, remembered, tags_of, text, wanted, words
 
@@ -30,7 +30,6 @@ MR_CLASSES = {
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _CAPTURE_PREFIX = "1.2.840.10008.5.1.4.1.1.7"
 _REPORT_PREFIX = "1.2.840.10008.5.1.4.1.1.88."
-NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,6 +236,11 @@ def named_damage() -> Iterator[None]:
         raise Rejection(code, error.strerror or str(error)) from None
 
 
+def is_image(start: bytes) -> bool:
+    """True for DICOM and NIfTI."""
+    return is_nifti(start) or is_dicom(start)
+
+
 def is_nifti(head: bytes) -> bool:
     """True for a NIfTI-1, NIfTI-2 or ANALYZE header of either byte order, by its size field."""
     return len(head) >= 4 and {348, 540} & {*struct.unpack("<i", head[:4]), *struct.unpack(">i", head[:4])} != set()

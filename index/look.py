@@ -10,7 +10,7 @@ from typing import Any
 from index import bids, dicom
 from index.changes import NIFTI, REPORT
 from index.dicom import DicomHeader
-from index.finding import File, Opened, kind_of, opened, place_of
+from index.finding import File, Opened, is_image, kind_of, opened, place_of
 from index.ledger import Rejection, row
 from index.options import ScanOptions
 from index.record import hash_of
@@ -45,11 +45,10 @@ class Look:
     def __call__(self, file: File) -> Seen:
         group = None
         try:
-            place = place_of(self.root, file.path)
-            if is_text_report(file.path):
+            found = opened(place_of(self.root, file.path), file.size_bytes)
+            if is_text_report(file.path) and not is_image(found.start):
                 group = REPORT
-                return Seen(file, group, report=read_text(Path(place), file.path))
-            found = opened(place, file.size_bytes)
+                return Seen(file, group, report=read_text(Path(found.place), file.path))
             if kind_of(found.start, file.path) == "dicom":
                 return self._dicom(file, found)
             group = NIFTI

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from index.dicom import NATIVE, named_errors, transfer_syntax
+from index.dicom import named_errors, transfer_syntax
 from index.finding import named_damage, open_unpacked, path_of, read_at, read_head
 from index.frames import Frame, Stack
 from index.intensity import finite_float32, rescaled
 from index.ledger import Rejection
-from index.plain import BIG_ENDIAN, Plain, read_plain
+from index.plain import BIG_ENDIAN, NATIVE, Plain, read_plain
 from index.tags import number, text, wanted
 from models.volume import Volume, to_ras
 

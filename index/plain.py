@@ -17,6 +17,7 @@ import numpy as np
 from index.finding import HEAD_BYTES, read_at
 
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN)
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())

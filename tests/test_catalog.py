@@ -229,3 +229,9 @@ def test_a_float_mask_is_a_mask_whatever_its_type(tmp_path: Path) -> None:
     data[8:20, 8:20, 8:20] = 1
     (tmp_path / "v.nii").write_bytes(nib.Nifti1Image(data, AFFINE).to_bytes())
     assert scan(tmp_path).rejects["code"].to_list() == ["mask"]
+
+
+def test_an_image_is_an_image_though_it_is_called_a_report(tmp_path: Path) -> None:
+    save(tmp_path / "report.nii", noise())
+    (tmp_path / "report.nii").rename(tmp_path / "report.txt")
+    assert scan(tmp_path).records["path"].to_list() == ["report.txt"]

@@ -47,6 +47,8 @@ def test_a_scan_writes_catalogue_ledger_stamps_and_a_private_key(
     ]
     assert (tmp_path / "c.key").stat().st_mode & 0o777 == 0o600
     assert pl.read_parquet(out).filter(pl.col("format") == "dicom")["report"].to_list() == ["Normal brain."]
+    info = decipher("info", out, "--json").json_lines()[0]
+    assert info == {"kind": "catalogue", "archive": str(archive), "files": 14, "series": 2, "rejected": 7}
     before = {path.name: path.read_bytes() for path in tmp_path.glob("c.*")}
     again = decipher("scan", archive, "-o", out, "--json")
     assert "Nothing changed" in again.err and json.loads(again.out)["series"] == 2

@@ -132,6 +132,14 @@ def test_a_change_gives_what_a_scan_from_nothing_gives(archive: Path, change: Ca
     assert not any("/b/" in name for name in opened)
 
 
+def test_one_changed_volume_is_looked_at_alone(archive: Path) -> None:
+    first = scan(archive, OPTIONS)
+    change_a_volume(archive)
+    with opened_below(archive) as opened:
+        scan(archive, OPTIONS, known=first)
+    assert opened and all(Path(name).name.startswith("sub-02_T1w.") for name in opened)
+
+
 def test_half_of_a_pair_that_stays_is_not_lost(archive: Path) -> None:
     import nibabel as nib
 
