@@ -16,8 +16,8 @@ import polars as pl
 from index import pixels, series
 from index.changes import differing, is_same, members, stamps_of, untouched, with_groups
 from index.finding import File, walk
-from index.ledger import Rejection, rejects_frame
-from index.look import Look, Seen, crashed
+from index.ledger import Rejection, rejects_frame, row
+from index.look import CRASHED, Look, Seen
 from index.options import ScanOptions
 from index.pool import Workers
 from index.record import ORDER, SCHEMA, records_frame
@@ -65,14 +65,14 @@ def scan(
     with _Scan(Look(root_of(archive), around, options or ScanOptions(), key)) as work:
         seen, touched = work.look_again(known, stamps, progress) if known else (work.look_at(found, progress), set())
         records, rejects = work.describe(seen)
-    groups = {one.file.path: one.group for one in seen if one.group}
+    groups = {file.path: one.group for file, one in seen.items() if one.group}
     if known:
         old = untouched(known.records, touched).with_columns(report=pl.lit(None, pl.String))
         records = pl.concat([old, records]).sort(ORDER)
         kept = known.rejects.join(stamps, on="path", how="semi").filter(~pl.col("path").is_in(list(touched)))
         rejects = pl.concat([kept, rejects])
         groups = {**dict(known.seen.select("path", "group").drop_nulls().iter_rows()), **groups}
-    records, of_reports = attach(records, [one.report for one in seen if one.report])
+    records, of_reports = attach(records, [one.report for one in seen.values() if one.report])
     rejects = pl.concat([oddities, rejects, rejects_frame(of_reports)]).sort("path")
     return Catalogue(records, rejects, with_groups(stamps, groups), len(found) + len(odd))
 
@@ -96,28 +96,30 @@ class _Scan:
     def __exit__(self, *error: object) -> None:
         self.workers.stop()
 
-    def look_at(self, files: list[File], progress: Progress, before: int = 0) -> list[Seen]:
-        seen: list[Seen] = []
-        for one in self.workers.each(self.look, files, crashed):
-            seen.append(one)
+    def look_at(self, files: list[File], progress: Progress, before: int = 0) -> dict[File, Seen]:
+        seen: dict[File, Seen] = {}
+        for file, one in zip(files, self.workers.each(self.look, files, lambda file: CRASHED), strict=True):
+            seen[file] = one
             progress(before + len(seen), before + len(files))
         return seen
 
-    def look_again(self, known: Catalogue, stamps: pl.DataFrame, progress: Progress) -> tuple[list[Seen], set[str]]:
+    def look_again(
+        self, known: Catalogue, stamps: pl.DataFrame, progress: Progress
+    ) -> tuple[dict[File, Seen], set[str]]:
         """Looks at what changed and at what is described with it; and the paths of all that `known` no longer tells."""
         fresh, touched, groups = differing(known.seen, stamps)
         seen = self.look_at(fresh, progress)
-        groups |= {one.group for one in seen if one.header and one.group}
+        groups |= {one.group for one in seen.values() if one.header and one.group}
         beside = members(known.seen, known.records, groups, touched)
-        return seen + self.look_at(beside, progress, len(fresh)), touched | {file.path for file in beside}
+        return seen | self.look_at(beside, progress, len(fresh)), touched | {file.path for file in beside}
 
-    def describe(self, seen: list[Seen]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    def describe(self, seen: dict[File, Seen]) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Records and rejects of everything looked at."""
-        found = series.series_of([one.header for one in seen if one.header], self.look.options)
-        stamps = {one.file.path: one.file for one in seen}
+        found = series.series_of([one.header for one in seen.values() if one.header], self.look.options)
+        stamps = {file.path: file for file in seen}
         records, rejects = series.describe(found, self.bad_pixels(found), stamps, self.look.key)
-        records += [record for one in seen for record in one.records]
-        rejects += [one.refused for one in seen if one.refused]
+        records += [record for one in seen.values() for record in one.records]
+        rejects += [row(file.path, *one.refused) for file, one in seen.items() if one.refused]
         used = {file for record in records for file in record["files"]}
         return records_frame(records), rejects_frame(one for one in rejects if one["path"] not in used)
 
