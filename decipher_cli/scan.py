@@ -81,7 +81,7 @@ def _found(archive: Path, output: Path, options: "ScanOptions") -> "Catalogue":
     else:
         scanned.save_key(output, key)
         scanned.save(output, found, root, options)
-        say(f"catalogue: {output}, rejects: {scanned.beside(output, '.rejects.parquet')}")
+        say(f"catalogue: {output}, rejects: {scanned.beside(output, scanned.REJECTS)}")
     return found
 
 

@@ -29,7 +29,7 @@ MR_CLASSES = {
 }
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _CAPTURE_PREFIX = "1.2.840.10008.5.1.4.1.1.7"
-_REPORT_PREFIX = "1.2.840.10008.5.1.4.1.1.88."
+REPORT_PREFIX = "1.2.840.10008.5.1.4.1.1.88."
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def _told_reasons(dataset: Any) -> Iterator[tuple[str, str]]:
         yield "dicomdir", ""
     if sop_class is None and modality is None:
         yield "missing_tags", "neither SOPClassUID nor Modality"
-    elif (sop_class or "").startswith(_REPORT_PREFIX):
+    elif (sop_class or "").startswith(REPORT_PREFIX):
         yield "report", ""
     elif (sop_class or "").startswith(_CAPTURE_PREFIX) or "SCREEN SAVE" in kinds:
         yield "secondary_capture", ""

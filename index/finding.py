@@ -27,7 +27,8 @@ SIGNATURE_BYTES = 544
 """what tells the kind of a file: a NIfTI-2 header, the longest"""
 MOST_WHOLE = 4 << 20
 GZIP_MAGIC = b"\x1f\x8b"
-CATALOGUE = (".parquet", ".rejects.parquet", ".key", ".files.parquet")
+REJECTS, KEY, STAMPS = ".rejects.parquet", ".key", ".files.parquet"
+CATALOGUE = (".parquet", REJECTS, KEY, STAMPS)
 """endings of the files that a scan leaves, the last one only once it is done"""
 _COMPANIONS = (".json", ".bval", ".bvec", ".csv", ".tsv", ".txt", ".md")
 _PACKED = (b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
@@ -100,7 +101,7 @@ def _unseen_entries(folder: str, seen: set[tuple[int, int]]) -> "list[os.DirEntr
     with os.scandir(folder) as listing:
         entries = list(listing)
     names = {entry.name for entry in entries}
-    scans = [name.removesuffix(CATALOGUE[-1]) for name in names if name.endswith(CATALOGUE[-1])]
+    scans = [name.removesuffix(STAMPS) for name in names if name.endswith(STAMPS)]
     if scans:
         own = {scan + ending for scan in scans for ending in CATALOGUE}
         entries = [entry for entry in entries if entry.name not in own]

@@ -22,7 +22,6 @@ from index.intensity import finite_float32, rescaled
 from index.ledger import Rejection
 from models.volume import Volume
 
-HEADER_BYTES = 540
 READ_BYTES = 1 << 18
 GZIP_MOST = 1032
 """a gzip stream grows at most so many times when it is unpacked (RFC 1951)"""
@@ -67,7 +66,7 @@ class NiftiHeader(NamedTuple):
 
 
 def parse_header(head: bytes, name: str, fewest: int = 1) -> NiftiHeader:
-    """The header in the first HEADER_BYTES of an unpacked .nii or .hdr file `name`. Raises Rejection.
+    """The header in the first SIGNATURE_BYTES (see index.finding) of an unpacked .nii or .hdr file `name`. Raises Rejection.
 
     `fewest` voxels are asked for along each axis.
     """

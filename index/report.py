@@ -17,13 +17,14 @@ from typing import Any
 import polars as pl
 
 from index.deidentify import without_person
+from index.dicom import REPORT_PREFIX, named_errors
+from index.finding import named_damage, open_unpacked
 from index.ledger import Rejection, row
 from index.record import hash_of
 from index.vocabulary import listed, words_of
 
 MOST_BYTES, MOST_DEFLATED_BYTES, MOST_TEXT_BYTES = 4_000_000, 100_000, 100_000
 MOST_CHARACTERS, MOST_ITEMS, MOST_DEPTH = 100_000, 10_000, 32
-_CLASSES = "1.2.840.10008.5.1.4.1.1.88."
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 # DCM codes of who observes, who is observed (121005-121039) and in which language and country (121045-121049).
 _CONTEXT = re.compile(r"1210(?:0[5-9]|[123]\d|4[5-9])")
@@ -53,15 +54,12 @@ def read_sr(path: Path, file: str) -> Report:
     """
     import pydicom
 
-    from index.dicom import named_errors
-    from index.finding import named_damage, open_unpacked
-
     with named_errors("bad_header"), named_damage(), open_unpacked(path) as stream:
         raw = stream.read(MOST_BYTES + 1)
         if len(raw) > (MOST_DEFLATED_BYTES if _DEFLATED in raw else MOST_BYTES):
             raise Rejection("bad_header", "a report of too many bytes")
         dataset = pydicom.dcmread(io.BytesIO(raw), force=True)
-        if not str(dataset.get("SOPClassUID", "")).startswith(_CLASSES):
+        if not str(dataset.get("SOPClassUID", "")).startswith(REPORT_PREFIX):
             raise Rejection("not_mr", "not a structured report")
         text = without_person(_flat(dataset), dataset)[:MOST_CHARACTERS].strip()
         study_uid = str(dataset.get("StudyInstanceUID") or "").strip() or None

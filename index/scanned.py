@@ -17,7 +17,7 @@ import polars as pl
 
 from index.catalog import Catalogue
 from index.changes import SEEN
-from index.finding import CATALOGUE
+from index.finding import KEY, REJECTS, STAMPS
 from index.ledger import REJECT_SCHEMA, rejects_frame
 from index.options import ScanOptions
 from index.record import SCHEMA, hash_of
@@ -56,20 +56,20 @@ def beside(path: Path, ending: str) -> Path:
 def save(path: Path, found: Catalogue, root: Path, options: ScanOptions) -> None:
     """Write the scan of `root` at `path`, each file whole or not at all."""
     path.parent.mkdir(exist_ok=True)
-    stamps = beside(path, CATALOGUE[-1])
+    stamps = beside(path, STAMPS)
     stamps.unlink(missing_ok=True)
     _write(path, found.records.with_columns(archive=pl.lit(str(root.absolute()))))
-    _write(beside(path, ".rejects.parquet"), found.rejects)
+    _write(beside(path, REJECTS), found.rejects)
     _write(stamps, found.seen.with_columns(settings=pl.lit(_settings(root, options))))
 
 
 def load(path: Path, root: Path, options: ScanOptions) -> Catalogue | None:
     """The scan of `root` with these options that was saved at `path`; None where there is none, or other rules made it."""
     try:
-        seen = pl.read_parquet(beside(path, CATALOGUE[-1]))
+        seen = pl.read_parquet(beside(path, STAMPS))
         if seen["settings"].unique().to_list() != [_settings(root, options)]:
             return None
-        rejects = pl.read_parquet(beside(path, ".rejects.parquet")).select(REJECT_SCHEMA.keys())
+        rejects = pl.read_parquet(beside(path, REJECTS)).select(REJECT_SCHEMA.keys())
         records = pl.read_parquet(path).select(SCHEMA.keys())
     except (OSError, pl.exceptions.PolarsError):
         return None
@@ -90,7 +90,7 @@ def read_catalogue(path: Path) -> tuple[Catalogue, Path]:
         )
     if not Path(roots[0]).is_dir():
         raise DecipherError(f"{path} was made of {roots[0]}, which is not there.", "Mount it, or scan where it is now.")
-    ledger = beside(path, ".rejects.parquet")
+    ledger = beside(path, REJECTS)
     rejects = pl.read_parquet(ledger) if ledger.is_file() else rejects_frame([])
     files = records["files"].explode().n_unique() + rejects.height
     return Catalogue(records.drop("archive"), rejects, pl.DataFrame(schema=SEEN), files), Path(roots[0])
@@ -98,19 +98,19 @@ def read_catalogue(path: Path) -> tuple[Catalogue, Path]:
 
 def own_key(path: Path) -> bytes | None:
     """The key that belongs to the catalogue at `path`, where there is one."""
-    own = beside(path, ".key")
+    own = beside(path, KEY)
     return own.read_bytes() if own.is_file() else None
 
 
 def key_of(path: Path) -> bytes | None:
     """The key of a catalogue: its own, or the only one in its folder, where a selection lies beside what it was taken from."""
-    keys = list(path.parent.glob("*.key"))
+    keys = list(path.parent.glob(f"*{KEY}"))
     return own_key(path) or (keys[0].read_bytes() if len(keys) == 1 else None)
 
 
 def save_key(path: Path, key: bytes) -> None:
     """Keep the key of the catalogue at `path`, readable by its owner alone."""
-    own = beside(path, ".key")
+    own = beside(path, KEY)
     own.unlink(missing_ok=True)
     with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(key)
