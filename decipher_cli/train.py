@@ -70,11 +70,13 @@ def _source(data: Path | None, reports: Path | None, folder: Path) -> "Source":
         if not asked.exists():
             raise DecipherError(f"No such archive: {asked}.", "Name a folder of DICOM or NIfTI files, or an index.")
         return Source(asked, reports=reports)
-    archive = Index.open(asked).archive
-    if archive is None or not archive.exists():
-        raise DecipherError(f"The archive of {asked} is not there: {archive}.", "Name it with --data ARCHIVE.")
-    say(f"training on {archive}, the archive of {asked}")
-    return Source(archive, reports=reports)
+    roots = [archive.root for archive in Index.open(asked).archives.values()]
+    if len(roots) != 1:
+        raise DecipherError(f"{len(roots)} archives feed {asked}.", "Name the one to train on: --data ARCHIVE")
+    if not roots[0].exists():
+        raise DecipherError(f"The archive of {asked} is not there: {roots[0]}.", "Name it with --data ARCHIVE.")
+    say(f"training on {roots[0]}, the archive of {asked}")
+    return Source(roots[0], reports=reports)
 
 
 def _make_if_missing(source: "Source", folder: Path) -> None:

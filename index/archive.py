@@ -1,61 +1,81 @@
-"""An archive as a person keeps it: its catalogue with the labels and reports that lie beside it joined in."""
+"""The archives that feed one index: each has a name, a root, and ids that no other archive's collide with.
 
+    card.json: "archives": [{"name": "hospital-a", "root": "/data/hospital-a", "salts": []}, ...]
+
+Decisions: a DICOM series carries its own identifiers, so that it is one series wherever it lies, and its patient one
+person. A NIfTI file is known by its path and its subject by a name of the dataset alone, which another archive may use
+too; so the ids of NIfTI series of a second archive are hashed once more, with its salts. An archive is known by its root,
+and one that lies elsewhere by its series: where half of them are here, with path, size and time, it was moved.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from index.catalog import Catalogue, Progress, root_of, scan
-from index.labels import archive_labels, archive_reports, join_labels, join_reports, load_labels, load_reports
-from index.options import ScanOptions
-from index.scanned import is_catalogue, read_catalogue
+from index.record import hash_of
+
+HASHED = ("series_id", "study_id", "patient_id")
 
 
 @dataclass(frozen=True)
-class LabelledCatalogue:
-    """A catalogue's records with labels in them; the catalogue itself; the folder that paths are relative to.
+class Archive:
+    """`salts`: worked one after the other into the ids of its NIfTI series; none for the first archive of an index."""
 
-    `notes` tells, in sentences, which tables were joined and how well.
-    """
-
-    records: pl.DataFrame
-    catalogue: Catalogue
+    name: str
     root: Path
-    notes: list[str]
+    salts: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "root": str(self.root), "salts": list(self.salts)}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Archive":
+        return cls(entry["name"], Path(entry["root"]), tuple(entry["salts"]))
+
+    def own(self, records: pl.DataFrame) -> pl.DataFrame:
+        """The archive's records as the index keeps them: its name beside each, its ids where they might collide."""
+        for salt in self.salts:
+            records = salted(records, salt)
+        return records.with_columns(archive=pl.lit(self.name))
 
 
-def read_archive(
-    archive: Path,
-    options: ScanOptions | None = None,
-    *,
-    labels: Path | None = None,
-    reports: Path | None = None,
-    key: bytes = b"",
-    known: Catalogue | None = None,
-    progress: Progress | None = None,
-) -> LabelledCatalogue:
-    """Scan an archive, or take the catalogue of one; join `labels` and `reports`, or the tables at the archive's root.
+def salted(records: pl.DataFrame, salt: str) -> pl.DataFrame:
+    """The records with `salt` worked into the ids of the NIfTI series."""
+    again = [
+        pl.when(pl.col("format") == "nifti")
+        .then(pl.col(name).map_elements(lambda one: hash_of(salt, one), pl.String))
+        .otherwise(pl.col(name))
+        .alias(name)
+        for name in HASHED
+    ]
+    return records.with_columns(again)
 
-    Errors: DecipherError for a missing archive or a table that cannot be joined.
+
+def archive_at(known: Mapping[str, Archive], root: Path, records: pl.DataFrame, stamps: pl.DataFrame) -> Archive:
+    """The archive that lies at `root` and holds `records`: a known one, one that was moved there, or a new one.
+
+    stamps: series_id, fingerprint and archive of the index's rows.
     """
-    if is_catalogue(archive):
-        found, root = read_catalogue(archive)
-    else:
-        found, root = scan(archive, options, key=key, known=known, progress=progress), root_of(archive)
-    records, notes = _labelled(found.records, labels or archive_labels(root), reports or archive_reports(root), key)
-    return LabelledCatalogue(records, found, root, notes)
+    root = root.absolute()
+    for archive in known.values():
+        if archive.root == root:
+            return archive
+    for archive in known.values():
+        same = archive.own(records).join(stamps, on=["series_id", "fingerprint", "archive"], how="semi").height
+        if 2 * same >= max(1, records.height):
+            return Archive(archive.name, root, archive.salts)
+    name = free_name(root.name, known)
+    return Archive(name, root, (name,) if known else ())
 
 
-def _labelled(
-    records: pl.DataFrame, labels: Path | None, reports: Path | None, key: bytes
-) -> tuple[pl.DataFrame, list[str]]:
-    notes = []
-    if labels and records.height:
-        joined = join_labels(records, load_labels(labels), key)
-        records = joined.records
-        notes.append(f"labels from {labels.name}: {joined.matched} rows matched, {joined.unmatched} not")
-    if reports and records.height:
-        joined = join_reports(records, load_reports(reports), key)
-        records = joined.records
-        notes.append(f"reports from {reports.name}: {joined.matched} rows matched, {joined.unmatched} not")
-    return records, notes
+def free_name(wanted: str, taken: Iterable[str]) -> str:
+    """`wanted`, in letters that do in a file's name, with a number where it is taken."""
+    plain = re.sub(r"[^\w.-]+", "-", wanted).strip("-.") or "archive"
+    names, number, name = set(taken), 2, plain
+    while name in names:
+        name, number = f"{plain}-{number}", number + 1
+    return name

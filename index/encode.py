@@ -1,52 +1,39 @@
 """An archive becomes an index: scan, read, prepare, encode, commit; only what is missing or changed.
 
 Decisions:
-- Reading and preparing run in threads ahead of the encoder; every block of series is one commit, so an interrupted run
-  keeps what it has and the same command goes on.
+- Every block of series is one commit, so that an interrupted run keeps what it has and the same command goes on.
 - A series is known by series_id and unchanged by its files' fingerprint. New labels change rows, not vectors.
-- What vanished from the archive is told, not removed: an unmounted disk must not empty an index.
+- What vanished from the archive is told, and removed only with `prune`: an unmounted disk must not empty an index.
+- Several archives may feed an index; a series that another of them holds already stays that one's.
 - No folder is made before there is something to put into it.
 """
 
 import os
 import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from index import scanned
-from index.archive import LabelledCatalogue, read_archive
-from index.caption import caption
-from index.catalog import root_of
+from index.archive import Archive, archive_at
+from index.catalog import Catalogue, root_of
+from index.embed import blocks, captions_of, device_for, prepared_ahead, vectors_of
+from index.labelled import LabelledCatalogue, read_archive
 from index.ledger import Rejection, count_codes, rejects_frame, row
 from index.nearest import refresh
 from index.options import ScanOptions
-from index.reading import read_volume
+from index.removal import remove
 from index.store import Index, is_index
-from index.thumbnails import save_thumbnail
 from models.errors import DecipherError
 
-if TYPE_CHECKING:
-    from models.decipher import Decipher
-    from models.prepare import Prepared
-
-T = TypeVar("T")
 BLOCK = 256
 """series a commit"""
-MOST_SEGMENTS = 16
-"""more of them are compacted into one, since each costs a little at every opening"""
-BATCH = 8
-"""volumes a forward pass"""
 Progress = Callable[[str, int, int], None]
-Ready = tuple[dict[str, Any], "Prepared | Rejection"]
 
 
 @dataclass(frozen=True)
@@ -59,22 +46,38 @@ class EncodeOptions:
     scan: ScanOptions = field(default_factory=ScanOptions)
     workers: int = 0
     device: str = "auto"
+    prune: bool = False
 
 
 @dataclass(frozen=True)
 class EncodeSummary:
-    """Series encoded, unchanged, removed and missing (indexed, but no longer in the archive); files rejected, by code."""
+    """What a run did, in series but for `rejected`, which counts files.
+
+    missing: indexed, but no longer in the archive; elsewhere: indexed from another archive; codes: rejects by code.
+    """
 
     encoded: int
     unchanged: int
     rejected: int
     removed: int
     missing: int
+    elsewhere: int
     seconds: float
     model: str
     index: str
+    archive: str
     codes: dict[str, int]
     notes: list[str]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an index lacks of an archive: records to encode, records as they were, ids it holds that the archive lacks."""
+
+    new: pl.DataFrame
+    kept: pl.DataFrame
+    missing: list[str]
+    elsewhere: int
 
 
 def encode_archive(archive: Path, folder: Path, options: EncodeOptions, progress: Progress) -> EncodeSummary:
@@ -86,49 +89,39 @@ def encode_archive(archive: Path, folder: Path, options: EncodeOptions, progress
 
     began = time.monotonic()
     index = Index.open(folder) if is_index(folder) else None
-    model_name = lasting_name(options.model or (index.card.get("model") if index else None))
-    who = passport(model_name)
+    model = lasting_name(options.model or (index.card.get("model") if index else None))
+    who = passport(model)
     if index:
         index.check_passport(who)
+    if options.prune and scanned.is_catalogue(archive):
+        raise DecipherError("A catalogue may hold a part of its archive.", "With --prune, name the archive itself.")
     key = _key(archive, index)
-    memory = folder / "scan" / "catalogue.parquet"
-    known = scanned.load(memory, root_of(archive), options.scan)
-    found = read_archive(
-        archive,
-        options.scan,
-        labels=options.labels,
-        reports=options.reports,
-        key=key,
-        known=known,
-        progress=lambda done, of: progress("scan", done, of),
-    )
-    if not found.records.height:
-        raise DecipherError(
-            f"No MRI series in {archive}: {found.catalogue.files} files, none usable.",
-            f"See why: decipher scan {archive}",
-        )
-    if index is None:
-        index = Index.create(folder, who, found.root, key=key)
+    known = _known(index, root_of(archive), options)
+    found = _read(archive, options, key, known, progress)
+    index = index or Index.create(folder, who, key=key)
     with index.writing():
-        index.update_card(model=model_name, archive=str(found.root.absolute()))
+        home = _home(index, found)
+        index.update_card(model=model, archives=_archives(index, home))
         if found.catalogue is not known and not scanned.is_catalogue(archive):
-            scanned.save(memory, found.catalogue, found.root, options.scan)
-        new, missing = _bring_up_to_date(index, found, model_name)
-        failed = _encode_new(index, found.root, new, options, progress)
+            scanned.save(_memory(index, home), found.catalogue, found.root, options.scan)
+        change = _compare(index, home, home.own(found.records))
+        _relabel(index, change.kept)
+        failed = _encode_new(index, home, change.new, options, progress)
+        removed = remove(index, change.missing) if options.prune else 0
         rejects = pl.concat([found.catalogue.rejects, rejects_frame(r for rows in failed.values() for r in rows)])
-        index.write_rejects(rejects)
-        if len(index.segments) > MOST_SEGMENTS:
-            index.compact()
+        _write_rejects(index, home, rejects)
         refresh(index)
     return EncodeSummary(
-        encoded=new.height - len(failed),
-        unchanged=found.records.height - new.height,
+        encoded=change.new.height - len(failed),
+        unchanged=change.kept.height,
         rejected=rejects.height,
-        removed=0,
-        missing=missing,
+        removed=removed,
+        missing=len(change.missing) - removed,
+        elsewhere=change.elsewhere,
         seconds=round(time.monotonic() - began, 2),
         model=who["name"],
         index=str(folder),
+        archive=home.name,
         codes=count_codes(rejects),
         notes=found.notes,
     )
@@ -145,38 +138,86 @@ def _key(archive: Path, index: Index | None) -> bytes:
     return index.key if index else own or secrets.token_bytes(32)
 
 
-def _bring_up_to_date(index: Index, found: LabelledCatalogue, model_name: str) -> tuple[pl.DataFrame, int]:
-    """Rows whose files are unchanged but whose labels are new are replaced with their vectors kept.
+def _known(index: Index | None, root: Path, options: EncodeOptions) -> Catalogue | None:
+    """What the last scan of the archive saw."""
+    if index is None:
+        return None
+    at = [archive for archive in index.archives.values() if archive.root == root.absolute()]
+    return scanned.load(_memory(index, at[0]), root, options.scan) if at else None
 
-    Returns the records that have to be encoded, and how many series of the index the archive lacks.
-    """
+
+def _read(
+    archive: Path, options: EncodeOptions, key: bytes, known: Catalogue | None, progress: Progress
+) -> LabelledCatalogue:
+    found = read_archive(
+        archive,
+        options.scan,
+        labels=options.labels,
+        reports=options.reports,
+        key=key,
+        known=known,
+        progress=lambda done, of: progress("scan", done, of),
+    )
+    if not found.records.height:
+        raise DecipherError(
+            f"No MRI series in {archive}: {found.catalogue.files} files, none usable.",
+            f"See why: decipher scan {archive}",
+        )
+    return found
+
+
+def _home(index: Index, found: LabelledCatalogue) -> Archive:
+    stamps = index.columns(["series_id", "fingerprint", "archive"])
+    return archive_at(index.archives, found.root, found.records, stamps)
+
+
+def _archives(index: Index, home: Archive) -> list[dict[str, Any]]:
+    return [one.to_json() for one in {**index.archives, home.name: home}.values()]
+
+
+def _memory(index: Index, home: Archive) -> Path:
+    return index.folder / "scan" / f"{home.name}.parquet"
+
+
+def _compare(index: Index, home: Archive, records: pl.DataFrame) -> Change:
+    stamps = index.columns(["series_id", "fingerprint", "archive"])
     if not len(index):
-        return found.records, 0
-    stamps = index.columns(["series_id", "fingerprint"]).rename({"fingerprint": "_known"})
-    records = found.records.join(stamps, on="series_id", how="left", maintain_order="left")
-    same = (pl.col("fingerprint") == pl.col("_known")).fill_null(False)
-    kept, new = records.filter(same).drop("_known"), records.filter(~same).drop("_known")
-    missing = len(index) - stamps.join(found.records, on="series_id", how="semi").height
-    changed = kept.filter(pl.Series(_rows_differ(index, kept), dtype=pl.Boolean))
+        return Change(records, records.clear(), [], 0)
+    known = stamps.rename({"fingerprint": "_fingerprint", "archive": "_archive"})
+    mine = records.join(known, on="series_id", how="left", maintain_order="left")
+    elsewhere = (pl.col("_archive") != home.name).fill_null(False)
+    same = (pl.col("fingerprint") == pl.col("_fingerprint")).fill_null(False) & ~elsewhere
+    gone = stamps.filter(pl.col("archive") == home.name).join(records, on="series_id", how="anti")
+    plain = mine.drop("_fingerprint", "_archive")
+    return Change(
+        new=plain.filter(mine.select((~same & ~elsewhere).alias("_new"))["_new"]),
+        kept=plain.filter(mine.select(same.alias("_same"))["_same"]),
+        missing=gone["series_id"].to_list(),
+        elsewhere=int(mine.select(elsewhere.alias("_other"))["_other"].sum()),
+    )
+
+
+def _relabel(index: Index, kept: pl.DataFrame) -> None:
+    """Rows whose files are unchanged but whose labels or tags are new are replaced with their vectors kept."""
+    rows = index.row_of(kept["series_id"])
+    known = index.rows(np.array([rows[i] for i in kept["series_id"]], dtype=np.int64))
+    changed = kept.filter(_differ(known, kept))
     if changed.height:
         from models.decipher import load
 
-        rows = index.row_of(changed["series_id"])
         vectors = index.gather(np.array([rows[i] for i in changed["series_id"]]))
-        index.replace(changed, vectors, _captions(load(model_name), changed.to_dicts()))
-    return new, missing
+        index.replace(changed, vectors, captions_of(load(index.card["model"]), changed.iter_rows(named=True)))
 
 
-def _rows_differ(index: Index, records: pl.DataFrame) -> list[bool]:
-    rows = index.row_of(records["series_id"])
-    known = index.rows(np.array([rows[i] for i in records["series_id"]], dtype=np.int64))
-    shared = [{k: v for k, v in one.items() if v is not None} for one in known.iter_rows(named=True)]
-    fresh = [{k: v for k, v in one.items() if v is not None} for one in records.iter_rows(named=True)]
-    return [a != b for a, b in zip(shared, fresh, strict=True)]
+def _differ(known: pl.DataFrame, fresh: pl.DataFrame) -> pl.Series:
+    """bool (n,): whether two rows say different things, where a column that is not there says as much as a null."""
+    both = pl.concat([known, fresh], how="diagonal_relaxed")
+    hashes = both.select(sorted(both.columns)).hash_rows()
+    return hashes[: known.height] != hashes[known.height :]
 
 
 def _encode_new(
-    index: Index, root: Path, records: pl.DataFrame, options: EncodeOptions, progress: Progress
+    index: Index, home: Archive, records: pl.DataFrame, options: EncodeOptions, progress: Progress
 ) -> dict[str, list[dict[str, str]]]:
     """Encode and commit block by block; returns ledger rows of each series that could not be read."""
     failed: dict[str, list[dict[str, str]]] = {}
@@ -184,78 +225,27 @@ def _encode_new(
         return failed
     from models.decipher import load
 
-    model = load(index.card.get("model")).to(_device(options.device))
+    model = load(index.card["model"]).to(device_for(options.device))
     done = 0
-    stream = _prepared_ahead(index, root, records, model, options.workers or os.cpu_count() or 1)
-    for block in _blocks(stream, BLOCK):
-        good: list[tuple[dict[str, Any], Prepared]] = []
+    workers = options.workers or os.cpu_count() or 1
+    stream = prepared_ahead(home.root, records.iter_rows(named=True), model, index.folder, workers)
+    for block in blocks(stream, BLOCK):
+        good = [(record, ready) for record, ready in block if not isinstance(ready, Rejection)]
         for record, ready in block:
             if isinstance(ready, Rejection):
                 failed[record["series_id"]] = [row(f, ready.code, ready.detail) for f in record["files"]]
-            else:
-                good.append((record, ready))
-        done += len(block)
         if good:
             rows = [record for record, _ in good]
             frame = pl.DataFrame(rows, schema=records.schema)
-            index.replace(frame, _vectors(model, [p for _, p in good]), _captions(model, rows))
+            index.replace(frame, vectors_of(model, [ready for _, ready in good]), captions_of(model, rows))
+            index.tidy()
+        done += len(block)
         progress("encode", done, records.height)
     return failed
 
 
-def _prepared_ahead(
-    index: Index, root: Path, records: pl.DataFrame, model: "Decipher", workers: int
-) -> Iterator[Ready]:
-    """Records with their prepared volumes, in order, a few read ahead of the encoder."""
-
-    def ready(record: Mapping[str, Any]) -> Ready:
-        from models.prepare import prepare
-
-        try:
-            volume = read_volume(root, record)
-            prepared = prepare(volume, model.config.prepare)
-        except Rejection as rejection:
-            return dict(record), rejection
-        except DecipherError as empty:
-            return dict(record), Rejection("constant_image", empty.message)
-        save_thumbnail(index.folder, record["series_id"], volume)
-        return dict(record), prepared
-
-    todo = records.iter_rows(named=True)
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[Ready]] = deque(pool.submit(ready, r) for r in islice(todo, workers + BATCH))
-        while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(pool.submit(ready, r) for r in islice(todo, 1))
-
-
-def _vectors(model: "Decipher", prepared: "list[Prepared]") -> np.ndarray:
-    from models.prepare import collate
-
-    device = next(model.parameters()).device
-    parts = [model.encode_prepared(collate(part).to(device)).volume.cpu() for part in _blocks(prepared, BATCH)]
-    return np.concatenate([part.numpy() for part in parts])
-
-
-def _captions(model: "Decipher", rows: list[dict[str, Any]]) -> np.ndarray:
-    """float32 (n, E); equal captions are encoded once."""
-    texts = [caption(one) for one in rows]
-    different = sorted(set(texts))
-    parts = [model.encode_texts(part).cpu().numpy() for part in _blocks(different, 64)]
-    vectors = np.concatenate(parts)
-    return vectors[[different.index(text) for text in texts]]
-
-
-def _blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one shorter."""
-    left = iter(items)
-    while block := list(islice(left, size)):
-        yield block
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _write_rejects(index: Index, home: Archive, rejects: pl.DataFrame) -> None:
+    """The ledger of this archive in place of its last one, beside those of the others."""
+    own = rejects.with_columns(archive=pl.lit(home.name))
+    others = index.rejects
+    index.write_rejects(own if others is None else pl.concat([others.filter(pl.col("archive") != home.name), own]))

@@ -1,7 +1,7 @@
 """The live rows of several segments as one table: records, vectors and captions under one row number.
 
 Decisions: records are read by column and by row, vectors are memory-mapped, so that nothing here reads more than it is
-asked for; what is read whole (`records`, `vectors`, `captions`) is kept until the segments change.
+asked for; what is read whole (`records`, `vectors`) is kept until the segments change.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,12 +31,10 @@ class Rows:
     @cached_property
     def vectors(self) -> np.ndarray:
         """float32 (n, E) of the live rows; memory-mapped where one segment without tombstones holds them all."""
-        return self._joined("vectors")
-
-    @cached_property
-    def captions(self) -> np.ndarray:
-        """float32 (n, E): the text vector of each row's tag caption; otherwise as `vectors`."""
-        return self._joined("captions")
+        parts = [segment.alive(segment.vectors) for segment in self.segments]
+        if not parts:
+            return np.zeros((0, self.dim), np.float32)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @cached_property
     def schema(self) -> dict[str, pl.DataType]:
@@ -46,32 +44,32 @@ class Rows:
 
     def columns(self, names: Iterable[str] | None) -> pl.DataFrame:
         """The live rows of some columns (None: of all), in order; a segment that lacks a column gives nulls."""
-        wanted = None if names is None else list(dict.fromkeys(names))
+        wanted = _distinct(names)
         if not self.segments:
             return pl.DataFrame(schema=dict.fromkeys(wanted or ["series_id"], pl.String))
-        frame = pl.concat([segment.columns(wanted) for segment in self.segments], how="diagonal_relaxed").rechunk()
-        return frame if wanted is None else frame.select([name for name in wanted if name in frame.columns])
+        return _joined([segment.columns(wanted) for segment in self.segments], wanted)
 
-    def rows(self, rows: np.ndarray) -> pl.DataFrame:
-        """All columns of the given live rows, in the order given; reads little more than those rows."""
+    def rows(self, rows: np.ndarray, names: Iterable[str] | None = None) -> pl.DataFrame:
+        """Some columns (None: all) of the given live rows, in the order given; reads little more than those rows."""
+        wanted = _distinct(names)
         if not len(rows):
-            return pl.DataFrame(schema=self.schema)
-        if "records" in self.__dict__:
-            return self.records[np.asarray(rows, dtype=np.int64)]
+            kept = [name for name in self.schema if wanted is None or name in wanted]
+            return pl.DataFrame(schema={name: self.schema[name] for name in kept})
         order, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
-        parts = [segment.take(own) for segment, own in self._shares(order)]
-        return pl.concat(parts, how="diagonal_relaxed")[back]
+        return _joined([segment.take(own, wanted) for segment, own in self._shares(order)], wanted)[back]
 
     def gather(self, rows: np.ndarray, kind: str = "vectors") -> np.ndarray:
         """float32 (m, E): vectors or captions (`kind`) of the given live rows, in the order given."""
         order, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
-        parts = [getattr(segment, kind)[segment.physical(own)] for segment, own in self._shares(order)]
+        parts = [segment.gather(own, kind) for segment, own in self._shares(order)]
         return np.concatenate(parts)[back] if parts else np.zeros((0, self.dim), np.float32)
 
     def similarity(self, query: np.ndarray, kind: str = "vectors") -> np.ndarray:
         """float32 (n,): inner product of `query` (E,) with the vectors or captions (`kind`) of all live rows."""
         query = np.ascontiguousarray(query, dtype=np.float32)
-        parts = [segment.alive(getattr(segment, kind) @ query) for segment in self.segments]
+        parts = [segment.similarity(query, kind) for segment in self.segments]
+        if len(parts) == 1:
+            return parts[0]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def row_of(self, series_ids: Iterable[str]) -> dict[str, int]:
@@ -81,7 +79,7 @@ class Rows:
         return dict(zip(here["series_id"].to_list(), here["row"].to_list(), strict=True))
 
     def _hold(self, segments: Sequence[Segment]) -> None:
-        for name in ("records", "vectors", "captions", "schema"):
+        for name in ("records", "vectors", "schema"):
             self.__dict__.pop(name, None)
         self.segments = segments
 
@@ -94,8 +92,11 @@ class Rows:
             if last > first:
                 yield segment, rows[first:last] - segment.start
 
-    def _joined(self, kind: str) -> np.ndarray:
-        parts = [segment.alive(getattr(segment, kind)) for segment in self.segments]
-        if not parts:
-            return np.zeros((0, self.dim), np.float32)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+def _distinct(names: Iterable[str] | None) -> list[str] | None:
+    return None if names is None else list(dict.fromkeys(names))
+
+
+def _joined(frames: list[pl.DataFrame], wanted: list[str] | None) -> pl.DataFrame:
+    frame = pl.concat(frames, how="diagonal_relaxed").rechunk()
+    return frame if wanted is None else frame.select([name for name in wanted if name in frame.columns])

@@ -1,29 +1,46 @@
 """One run of rows on disk, and files that are either wholly there or not at all.
 
-    segments/000001/ series.parquet  vectors.npy  captions.npy
+    segments/000001/ series.parquet  vectors.npy  captions.npy  caption_of.npy
 
 Decisions: a segment is written under another name, brought to the disk (fsync), then renamed, and never changed again.
 Parquet has small row groups, so that a few hits are read without the rest. Arrays are memory-mapped, never unpickled.
+Captions say the same of many series: each different one's vector is kept once, and each row's number of it. An open
+segment holds a shared lock, so that a writer does not sweep away what somebody still reads.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from index import tombstones
+from index.lock import SharedLock
 from models.errors import DecipherError
 
-ROWS_PER_GROUP = 2048
+ROWS_PER_GROUP = 16384
 SLICED_ROWS = 64
+BLOCK_ROWS = 65536
 DAMAGED = "Restore the folder from a copy, or remove it and run decipher encode again."
-Rows = TypeVar("Rows", np.ndarray, pl.DataFrame)
+ARRAYS = ("vectors.npy", "captions.npy", "caption_of.npy")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows to be stored: records; blocks that make up vectors (rows, E); captions (U, E) and each row's number of them."""
+
+    records: pl.LazyFrame
+    rows: int
+    vectors: Iterable[np.ndarray]
+    captions: np.ndarray
+    caption_of: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,8 @@ class Segment:
     keep: np.ndarray | None
     vectors: np.ndarray
     captions: np.ndarray
+    caption_of: np.ndarray
+    held: SharedLock
 
     @property
     def name(self) -> str:
@@ -49,63 +68,111 @@ class Segment:
         """Row numbers in the files of live rows counted from 0 in this segment."""
         return live_rows if self.keep is None else np.flatnonzero(self.keep)[live_rows]
 
-    def alive(self, rows: Rows) -> Rows:
-        """The live ones of something that has all `rows` rows."""
-        if self.keep is None:
-            return rows
-        return rows.filter(self.keep) if isinstance(rows, pl.DataFrame) else rows[self.keep]
+    def alive(self, rows: np.ndarray) -> np.ndarray:
+        """The live ones of an array that has all `rows` rows."""
+        return rows if self.keep is None else rows[self.keep]
+
+    def gather(self, live_rows: np.ndarray, kind: str) -> np.ndarray:
+        """float32 (m, E): "vectors" or "captions" (`kind`) of some live rows."""
+        physical = self.physical(live_rows)
+        return self.vectors[physical] if kind == "vectors" else self.captions[self.caption_of[physical]]
+
+    def similarity(self, query: np.ndarray, kind: str) -> np.ndarray:
+        """float32 (live,): inner product of `query` (E,) with each live row's vector or caption (`kind`)."""
+        if kind == "vectors":
+            return self.alive(self.vectors @ query)
+        return (self.captions @ query)[self.alive(self.caption_of)]
 
     def scan(self) -> pl.LazyFrame:
-        return pl.scan_parquet(self.folder / "series.parquet")
+        """The records of the live rows, in order, read when collected."""
+        path = self.folder / "series.parquet"
+        if self.keep is None:
+            return pl.scan_parquet(path)
+        gone = pl.Series(np.flatnonzero(~self.keep), dtype=pl.UInt32)
+        return pl.scan_parquet(path, row_index_name="_row").filter(~pl.col("_row").is_in(gone.implode())).drop("_row")
 
     def columns(self, names: list[str] | None) -> pl.DataFrame:
         """Some columns (None: all) of the live rows; those that are not here are left out, series_id always stays."""
-        lazy = self.scan()
-        if names is not None:
-            here = set(lazy.collect_schema().names())
-            lazy = lazy.select([name for name in names if name in here] or ["series_id"])
-        return self.alive(lazy.collect())
+        return _chosen(self.scan(), names).collect()
 
-    def take(self, live_rows: np.ndarray) -> pl.DataFrame:
-        """All columns of some live rows, which ascend; few rows are read by slices of the file, many by one pass."""
+    def take(self, live_rows: np.ndarray, names: list[str] | None) -> pl.DataFrame:
+        """As `columns`, of some live rows, which ascend; few rows are read by slices of the file, many by one pass."""
         physical = self.physical(live_rows)
+        path = self.folder / "series.parquet"
         if len(physical) <= SLICED_ROWS:
-            return pl.concat([self.scan().slice(int(row), 1) for row in physical]).collect()
-        numbered = pl.scan_parquet(self.folder / "series.parquet", row_index_name="_row")
-        return numbered.filter(pl.col("_row").is_in(physical.tolist())).drop("_row").collect()
+            return pl.concat([_chosen(pl.scan_parquet(path).slice(int(row), 1), names) for row in physical]).collect()
+        wanted = pl.Series(physical, dtype=pl.UInt32)
+        numbered = pl.scan_parquet(path, row_index_name="_row").filter(pl.col("_row").is_in(wanted.implode()))
+        return _chosen(numbered.drop("_row"), names).collect()
+
+    def part(self) -> "Part":
+        """The live rows, to be stored again."""
+        blocks = range(0, self.rows, BLOCK_ROWS)
+        keep = np.ones(self.rows, dtype=bool) if self.keep is None else self.keep
+        vectors = (self.vectors[at : at + BLOCK_ROWS][keep[at : at + BLOCK_ROWS]] for at in blocks)
+        return Part(self.scan(), self.live, vectors, self.captions, self.alive(self.caption_of))
+
+
+def _chosen(records: pl.LazyFrame, names: list[str] | None) -> pl.LazyFrame:
+    if names is None:
+        return records
+    here = set(records.collect_schema().names())
+    return records.select([name for name in names if name in here] or ["series_id"])
 
 
 def open_segment(folder: Path, entry: Mapping[str, Any], start: int, dim: int) -> Segment:
     """The segment of a manifest's `entry`; DecipherError when files are missing, cut short, or disagree."""
-    rows, removed = int(entry["rows"]), entry["removed"]
-    keep = None
-    if removed:
-        keep = np.ones(rows, dtype=bool)
-        keep[removed] = False
+    rows = int(entry["rows"])
     for name, stamp in entry["files"].items():
         size = (folder / name).stat().st_size if (folder / name).is_file() else None
         if size != stamp["bytes"]:
             raise DecipherError(f"{folder / name} is {'missing' if size is None else 'cut short or changed'}.", DAMAGED)
     try:
-        vectors, captions = (
-            np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ("vectors.npy", "captions.npy")
-        )
+        held = SharedLock(folder / "vectors.npy")
+        vectors, captions, caption_of = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS)
         count = pl.scan_parquet(folder / "series.parquet").select(pl.len()).collect().item()
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise DecipherError(f"The segment {folder} cannot be read.", DAMAGED) from error
-    if not vectors.shape == captions.shape == (rows, dim) or count != rows:
+    if not vectors.shape == (rows, dim) == (count, captions.shape[1]) or caption_of.shape != (rows,):
         raise DecipherError(f"In {folder} records and vectors do not have the same number of rows.", DAMAGED)
-    return Segment(folder, rows, start, keep, vectors, captions)
+    return Segment(folder, rows, start, tombstones.keep(entry["removed"], rows), vectors, captions, caption_of, held)
 
 
-def write_segment(folder: Path, records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray) -> dict[str, Any]:
-    """Write a segment whole or not at all; returns its entry for the manifest: name, rows, removed, files."""
+def part_of(records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray) -> Part:
+    """Rows to be stored, from one caption's vector a row: vectors, captions float32 (n, E)."""
+    return Part(records.lazy(), records.height, [vectors], *distinct(captions))
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Several parts as one, in order."""
+    first = np.cumsum([0, *(len(part.captions) for part in parts)])
+    captions, own = distinct(np.concatenate([part.captions for part in parts]))
+    caption_of = [own[part.caption_of + start] for part, start in zip(parts, first, strict=False)]
+    return Part(
+        pl.concat([part.records for part in parts], how="diagonal_relaxed"),
+        sum(part.rows for part in parts),
+        chain.from_iterable(part.vectors for part in parts),
+        captions,
+        np.concatenate(caption_of),
+    )
+
+
+def distinct(captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different rows of float32 (n, E), in the order of their bytes, and each row's number of them, int32 (n,)."""
+    whole = np.ascontiguousarray(captions).view(np.dtype((np.void, captions.itemsize * captions.shape[1])))[:, 0]
+    _, first, own = np.unique(whole, return_index=True, return_inverse=True)
+    return captions[first], own.astype(np.int32)
+
+
+def write_segment(folder: Path, part: Part, dim: int) -> dict[str, Any]:
+    """Write a segment whole or not at all, block by block; returns its entry for the manifest."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    records.write_parquet(partial / "series.parquet", compression="zstd", row_group_size=ROWS_PER_GROUP)
-    np.save(partial / "vectors.npy", vectors, allow_pickle=False)
-    np.save(partial / "captions.npy", captions, allow_pickle=False)
+    part.records.sink_parquet(partial / "series.parquet", compression="zstd", row_group_size=ROWS_PER_GROUP)
+    write_npy(partial / "vectors.npy", np.dtype(np.float32), (part.rows, dim), part.vectors)
+    np.save(partial / "captions.npy", part.captions, allow_pickle=False)
+    np.save(partial / "caption_of.npy", part.caption_of, allow_pickle=False)
     files = {}
     for path in sorted(partial.iterdir()):
         sync(path)
@@ -113,7 +180,16 @@ def write_segment(folder: Path, records: pl.DataFrame, vectors: np.ndarray, capt
     sync(partial)
     partial.replace(folder)
     sync(folder.parent)
-    return {"name": folder.name, "rows": records.height, "removed": [], "files": files}
+    return {"name": folder.name, "rows": part.rows, "removed": "", "files": files}
+
+
+def write_npy(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+    """An array file from blocks of its rows; not through a memory map, where a full disk would kill the process."""
+    with path.open("wb") as stream:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for block in blocks:
+            stream.write(np.ascontiguousarray(block, dtype=dtype).data)
 
 
 def check_rows(records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray, dim: int) -> None:
@@ -130,7 +206,7 @@ def check_rows(records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray,
 
 def normalised(vectors: np.ndarray) -> bool:
     """Whether each row has length 1 within 1e-3; reads a block at a time."""
-    blocks = (vectors[start : start + 65536] for start in range(0, len(vectors), 65536))
+    blocks = (vectors[start : start + BLOCK_ROWS] for start in range(0, len(vectors), BLOCK_ROWS))
     return all(bool((np.abs(np.einsum("ij,ij->i", block, block) - 1) < 2e-3).all()) for block in blocks)
 
 

@@ -1,15 +1,16 @@
 """The index folder: vectors and their records as plain files, safe as a database file.
 
-    card.json  manifest.json  key  lock  segments/000001/{series.parquet, vectors.npy, captions.npy}  rejects.parquet
+    card.json  manifest.json  key  lock  segments/000001/{series.parquet, vectors.npy, ...}  rejects.parquet
 
 Decisions: a commit is one atomic rename of manifest.json. Segments are never changed; removing is a tombstone, a row
 number in the manifest. What a killed writer left is named by no manifest, hence unseen by readers, and swept by the
-next writer; segments that compacting retires go the same way, so that a reader of the former commit is not cut off.
-Row i of series.parquet is row i of vectors.npy and captions.npy. Records are read by column and by row, vectors are
-memory-mapped, so that opening costs the same for a thousand series and a million. Readers see the commit that was last
-when they opened, and take no lock.
+next writer; segments that compacting retires go the same way, once nobody reads them. Row i of series.parquet is row i of
+vectors.npy. Records are read by column and by row, vectors are memory-mapped, so that opening costs the same for a
+thousand series and a million. Readers see the commit that was last when they opened. Segments of like size are joined
+as they come, so that there are few and a row is written again but a few times.
 """
 
+import dataclasses
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,14 +23,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from index.lock import writer_lock
+from index import tombstones
+from index.archive import Archive
+from index.lock import is_read, writer_lock
 from index.rows import Rows
 from index.segment import (
+    Part,
     Segment,
     check_rows,
-    digest,
-    normalised,
+    joined,
     open_segment,
+    part_of,
     read_json,
     replace_file,
     sync,
@@ -38,7 +42,9 @@ from index.segment import (
 )
 from models.errors import DecipherError
 
-FORMAT = 1
+FORMAT = 2
+MOST_SEGMENTS = 16
+"""more young ones are joined, since each costs a little at every opening"""
 OWN_NAMES = {"card.json", "key", "lock", "segments"}
 
 
@@ -53,7 +59,7 @@ class Index(Rows):
 
     @classmethod
     def create(
-        cls, folder: Path, passport: Mapping[str, Any], archive: Path | None = None, key: bytes | None = None
+        cls, folder: Path, passport: Mapping[str, Any], archives: Iterable[Archive] = (), key: bytes | None = None
     ) -> "Index":
         """Make an empty index in a new or empty folder for vectors of `passport["dim"]`; never takes over another's.
 
@@ -67,7 +73,7 @@ class Index(Rows):
             "passport": dict(passport),
             "versions": {"decipher": _version()},
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "archive": str(Path(archive).absolute()) if archive is not None else None,
+            "archives": [archive.to_json() for archive in archives],
             "series": 0,
         }
         with _writable(folder):
@@ -109,9 +115,13 @@ class Index(Rows):
         return int(self._manifest["commit"])
 
     @property
-    def archive(self) -> Path | None:
-        """The absolute root that the records' paths are relative to."""
-        return Path(self.card["archive"]) if self.card.get("archive") else None
+    def archives(self) -> dict[str, Archive]:
+        """The archives that feed this index, by name."""
+        return {entry["name"]: Archive.from_json(entry) for entry in self.card["archives"]}
+
+    def root_of(self, record: Mapping[str, Any]) -> Path:
+        """The absolute folder that a record's path and files are relative to."""
+        return self.archives[record["archive"]].root
 
     @property
     def key(self) -> bytes:
@@ -132,6 +142,10 @@ class Index(Rows):
             f"The index {self.folder} was made by another encoder: {_name(self.passport)}, not {_name(passport)}.",
             "Use -m with the model that made it, or -i with another folder.",
         )
+
+    def stamped(self) -> Iterator[tuple[Segment, dict[str, Any]]]:
+        """Each segment with what its files were when they were written: {name: {"bytes": ..., "blake2b": ...}}."""
+        return zip(self.segments, (entry["files"] for entry in self._entries), strict=True)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -164,7 +178,7 @@ class Index(Rows):
 
     def remove(self, series_ids: Iterable[str]) -> int:
         """Remove series in one commit; those that are not here are passed over. Returns how many were removed."""
-        with self.writing(), _writable(self.folder):
+        with self.writing():
             before = len(self)
             entries = self._without(series_ids)
             if entries != self._manifest["segments"]:
@@ -175,7 +189,15 @@ class Index(Rows):
         """Write the live rows as one segment, in order, in one commit; the next writer sweeps the old ones away."""
         with self.writing():
             if len(self.segments) > 1 or any(segment.keep is not None for segment in self.segments):
-                self._commit([], self.records, self.vectors, self.captions)
+                self._join(0)
+
+    def tidy(self) -> None:
+        """Where there are many young segments, join them: from the first that is no larger than all after it together."""
+        with self.writing():
+            sizes = [segment.live for segment in self.segments]
+            young = [at for at, size in enumerate(sizes) if size <= sum(sizes[at + 1 :])]
+            if young and len(sizes) - young[0] > MOST_SEGMENTS:
+                self._join(young[0])
 
     def update_card(self, **changes: Any) -> None:
         """Change entries of card.json atomically."""
@@ -191,42 +213,42 @@ class Index(Rows):
             sync(partial)
             partial.replace(self.folder / "rejects.parquet")
 
-    def verify(self) -> list[str]:
-        """Read everything; one sentence for each thing that is wrong: checksums, lengths, a series standing twice."""
-        wrong = []
-        for entry, segment in zip(self._manifest["segments"], self.segments, strict=True):
-            for name, stamp in entry["files"].items():
-                if digest(segment.folder / name) != stamp["blake2b"]:
-                    wrong.append(f"segments/{segment.name}/{name} differs from its checksum.")
-            if not normalised(segment.vectors):
-                wrong.append(f"segments/{segment.name}/vectors.npy holds vectors that are not of length 1.")
-        if not wrong and self.columns(["series_id"])["series_id"].is_duplicated().any():
-            wrong.append("A series stands in the index twice.")
-        return wrong
-
     def _load(self, manifest: dict[str, Any]) -> None:
         if manifest.get("format") != FORMAT:
             raise DecipherError(
-                f"The index {self.folder} was written by another version of decipher.", "Update decipher."
+                f"The index {self.folder} was written by another version of decipher.",
+                "Update decipher, or encode the archive into a new folder with -i.",
             )
+        before = {one.name: (one, entry) for one, entry in zip(self.segments, self._entries, strict=True)}
         segments: list[Segment] = []
         start = 0
         for entry in manifest["segments"]:
-            segments.append(open_segment(self.folder / "segments" / entry["name"], entry, start, self.dim))
+            known, same = before.get(entry["name"], (None, None))
+            if known and same == entry:
+                segments.append(dataclasses.replace(known, start=start))
+            else:
+                segments.append(open_segment(self.folder / "segments" / entry["name"], entry, start, self.dim))
             start += segments[-1].live
         self._manifest = manifest
         self._hold(segments)
         self.card = {**self.card, "series": start}
 
+    @property
+    def _entries(self) -> list[dict[str, Any]]:
+        return self._manifest["segments"] if self.segments else []
+
     def _without(self, series_ids: Iterable[str]) -> list[dict[str, Any]]:
         """The manifest's segment entries with tombstones for these series; segments left empty drop out."""
         gone = np.array(sorted(self.row_of(series_ids).values()), dtype=np.int64)
-        fresh = {segment.name: segment.physical(own).tolist() for segment, own in self._shares(gone)}
-        entries = [
-            {**entry, "removed": sorted(entry["removed"] + fresh.get(entry["name"], []))}
-            for entry in self._manifest["segments"]
-        ]
-        return [entry for entry in entries if len(entry["removed"]) < entry["rows"]]
+        fresh = {segment.name: segment.physical(own) for segment, own in self._shares(gone)}
+        entries = []
+        for entry in self._manifest["segments"]:
+            removed = tombstones.read(entry["removed"])
+            if entry["name"] in fresh:
+                removed = np.union1d(removed, fresh[entry["name"]])
+            if len(removed) < entry["rows"]:
+                entries.append({**entry, "removed": tombstones.write(removed)})
+        return entries
 
     def _commit(
         self, entries: list[dict[str, Any]], records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray | None
@@ -234,27 +256,35 @@ class Index(Rows):
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         captions = np.zeros_like(vectors) if captions is None else np.ascontiguousarray(captions, dtype=np.float32)
         check_rows(records, vectors, captions, self.dim)
-        if not records.height:
-            return
+        if records.height:
+            self._store(entries, part_of(records, vectors, captions))
+
+    def _join(self, first: int) -> None:
+        """Commit the live rows of the segments from number `first` on as one segment."""
+        self._store(self._entries[:first], joined([segment.part() for segment in self.segments[first:]]))
+
+    def _store(self, entries: list[dict[str, Any]], part: Part) -> None:
         name = f"{self._manifest['next_segment']:06d}"
         with _writable(self.folder):
-            entry = write_segment(self.folder / "segments" / name, records, vectors, captions)
-            self._publish([*entries, entry])
+            entry = write_segment(self.folder / "segments" / name, part, self.dim)
+        self._publish([*entries, entry])
 
     def _publish(self, entries: list[dict[str, Any]]) -> None:
         """The commit point: rename the new manifest over the old, then follow it."""
         numbers = [self._manifest["next_segment"], *(int(entry["name"]) + 1 for entry in entries)]
         manifest = {"format": FORMAT, "commit": self.commit + 1, "next_segment": max(numbers), "segments": entries}
-        write_json(self.folder / "manifest.json", manifest)
-        self._load(manifest)
-        write_json(self.folder / "card.json", self.card)
+        with _writable(self.folder):
+            write_json(self.folder / "manifest.json", manifest)
+            self._load(manifest)
+            write_json(self.folder / "card.json", self.card)
 
     def _sweep(self) -> None:
         """Delete what a killed writer left and what no manifest names any more; only ever under the lock."""
         known = {entry["name"] for entry in self._manifest["segments"]}
         with _writable(self.folder):
             for path in (self.folder / "segments").iterdir():
-                if path.name not in known and path.name.removesuffix(".partial").isdigit():
+                ours = path.name.removesuffix(".partial").isdigit()
+                if ours and path.name not in known and not is_read(path / "vectors.npy"):
                     shutil.rmtree(path)
             for path in self.folder.glob("*.partial"):
                 path.unlink()

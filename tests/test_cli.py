@@ -214,6 +214,7 @@ def test_a_closed_pipe_ends_quietly(index: Path, folder: Path) -> None:
 
 def test_ctrl_c_is_told_and_the_index_stays_valid(phantom_archive: Path, tiny_model: Path, tmp_path: Path) -> None:
     from index.store import Index
+    from index.verify import verify
 
     code = "import index.encode as e; e.BLOCK = 2; from decipher_cli.main import main; main()"
     words = ["encode", str(phantom_archive), "-m", str(tiny_model), "-i", "index"]
@@ -224,7 +225,7 @@ def test_ctrl_c_is_told_and_the_index_stays_valid(phantom_archive: Path, tiny_mo
     child.send_signal(signal.SIGINT)
     assert "the same command goes on" in child.communicate(timeout=60)[1]
     assert child.returncode == 130
-    assert Index.open(tmp_path / "index").verify() == []
+    assert verify(Index.open(tmp_path / "index")) == []
 
 
 def test_a_shadowed_package_is_told(tmp_path: Path) -> None:

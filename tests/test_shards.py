@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from index.archive import read_archive
+from index.labelled import read_archive
 from index.reading import read_volume
 from models.config import PrepareConfig
 from models.prepare import prepare

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from index.archive import read_archive
+from index.labelled import read_archive
 from models.config import SIZES, ModelConfig
 from models.decipher import Decipher, load
 from models.errors import DecipherError

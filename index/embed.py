@@ -1,0 +1,104 @@
+"""Series become vectors: read, prepared, encoded.
+
+Decisions: reading and preparing run in threads ahead of the encoder. A batch always has the same size, the last one filled up
+with copies: a processor may sum a smaller one in another order, and a series' vector must not depend on which others were
+encoded with it, so that a run that was stopped ends in the same bytes.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from index.caption import caption
+from index.ledger import Rejection
+from index.reading import read_volume
+from index.thumbnails import save_thumbnail
+from models.errors import DecipherError
+
+if TYPE_CHECKING:
+    from models.decipher import Decipher
+    from models.prepare import Prepared
+
+T = TypeVar("T")
+BATCH = 8
+"""volumes a forward pass"""
+TEXTS = 16
+Ready = tuple[dict[str, Any], "Prepared | Rejection"]
+
+
+def prepared_ahead(
+    root: Path, records: Iterable[Mapping[str, Any]], model: "Decipher", thumbnails: Path, workers: int
+) -> Iterator[Ready]:
+    """Records with their prepared volumes, or why there is none, in order, a few read ahead; saves thumbnails."""
+
+    def ready(record: Mapping[str, Any]) -> Ready:
+        from models.prepare import prepare
+
+        try:
+            volume = read_volume(root, record)
+            prepared = prepare(volume, model.config.prepare)
+        except Rejection as rejection:
+            return dict(record), rejection
+        except DecipherError as empty:
+            return dict(record), Rejection("constant_image", empty.message)
+        save_thumbnail(thumbnails, record["series_id"], volume)
+        return dict(record), prepared
+
+    todo = iter(records)
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[Future[Ready]] = deque(pool.submit(ready, r) for r in islice(todo, workers + BATCH))
+        while ahead:
+            yield ahead.popleft().result()
+            ahead.extend(pool.submit(ready, r) for r in islice(todo, 1))
+
+
+def vectors_of(model: "Decipher", prepared: "list[Prepared]") -> np.ndarray:
+    """float32 (n, E) of unit length; the same for a volume in any company."""
+    from models.prepare import collate
+
+    device = next(model.parameters()).device
+    parts = []
+    for batch in blocks(prepared, BATCH):
+        found = model.encode_prepared(collate(filled(batch, BATCH)).to(device)).volume
+        parts.append(found[: len(batch)].cpu().numpy())
+    return np.concatenate(parts)
+
+
+def captions_of(model: "Decipher", records: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """float32 (n, E): the text vectors of the records' captions; equal ones are encoded once, with others of their length."""
+    texts = [caption(one) for one in records]
+    by_length: dict[int, list[str]] = {}
+    for text in dict.fromkeys(texts):
+        by_length.setdefault(len(model.text.tokenizer.encode(text).ids), []).append(text)
+    known: dict[str, np.ndarray] = {}
+    for same in by_length.values():
+        for batch in blocks(same, TEXTS):
+            found = model.encode_texts(filled(batch, TEXTS)).cpu().numpy()
+            known |= dict(zip(batch, found, strict=False))
+    return np.stack([known[text] for text in texts])
+
+
+def filled(batch: list[T], size: int) -> list[T]:
+    """The batch with copies of its last member, to make it `size` long."""
+    return batch + batch[-1:] * (size - len(batch))
+
+
+def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one shorter."""
+    left = iter(items)
+    while block := list(islice(left, size)):
+        yield block
+
+
+def device_for(name: str) -> str:
+    """The device that `auto` means on this machine; other names as they are."""
+    import torch
+
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
