@@ -1,5 +1,6 @@
-"""Options that several commands share: what a scan lets in."""
+"""Options that several commands share."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,6 +8,18 @@ import typer
 if TYPE_CHECKING:
     from index.options import ScanOptions
 
+
+def _hush(quiet: bool) -> bool:
+    from decipher_cli.output import hush
+
+    if quiet:
+        hush(True)
+    return quiet
+
+
+Folder = Annotated[Path | None, typer.Option("-i", "--index", help="Index folder. Default: decipher-index.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", callback=_hush, help="Data and errors alone, no talk.")]
 MinSlices = Annotated[int, typer.Option(min=1, help="Fewest slices of a DICOM series.")]
 Parts = Annotated[int, typer.Option(min=1, help="Most contrasts or time points taken of one series, evenly chosen.")]
 Include = Annotated[

@@ -43,7 +43,7 @@ def demo(
     encode(archive, index)
     _step("3. Search it by words", f'decipher search "{QUERY}" -i {index} -k 5')
     search(QUERY, index, k=5)
-    example = search_index(Index.open(index), where=["body_region = 'knee'"], k=1)
+    example = search_index(Index.open(index), where=["body_region = 'knee'"], k=1).hits
     if example:
         series_id = example[0].record["series_id"]
         _step("4. Search it by example, a knee", f"decipher search --like {series_id} -i {index} -k 5")

@@ -1,7 +1,7 @@
 """Make an archive searchable: one vector a series, with its metadata, in an index folder.
 
-Runs again in seconds: only what is new or changed is encoded. labels.csv, participants.tsv and reports.csv at the
-archive's root are taken by themselves.
+Runs again in seconds: only what is new or changed is encoded. Several archives may feed one index. labels.csv,
+participants.tsv and reports.csv at the archive's root are taken by themselves.
 """
 
 from pathlib import Path
@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from decipher_cli.choices import Include, MinSlices, Parts, scan_options
+from decipher_cli.choices import Include, MinSlices, Parts, Quiet, scan_options
 
 EXAMPLES = (
     "decipher encode ./archive",
     "decipher encode ./archive -i hospital-a --labels ages.csv",
+    "decipher encode ./archive --prune",
 )
 
 
@@ -28,8 +29,10 @@ def encode(
     include: Include = "",
     workers: Annotated[int, typer.Option(min=0, help="Reading threads; 0: one a processor.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    prune: Annotated[bool, typer.Option("--prune", help="Remove series that the archive no longer has.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with code 3 when something was rejected.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from dataclasses import asdict
 
@@ -37,14 +40,18 @@ def encode(
     from decipher_cli.places import index_folder
     from index.encode import EncodeOptions, encode_archive
 
-    options = EncodeOptions(model, labels, reports, scan_options(min_slices, parts, include), workers, device)
+    options = EncodeOptions(model, labels, reports, scan_options(min_slices, parts, include), workers, device, prune)
     folder = index_folder(index)
     with progress() as bars:
         done = encode_archive(archive, folder, options, bars)
     for note in done.notes:
         say(note)
+    if done.elsewhere:
+        say(f"{done.elsewhere} series are in the index already, from another archive; they stay as they are.")
     if done.missing:
-        say(f"{done.missing} series of the index are no longer in {archive}; they stay.")
+        say(f"{done.missing} series of the index are no longer in {archive}; they stay. --prune removes them.")
+    if done.removed:
+        say(f"{done.removed} series that {archive} no longer has were removed.")
     if done.rejected:
         codes = ", ".join(f"{code} {count}" for code, count in done.codes.items())
         say(f"{done.rejected} files are no series ({codes}); reasons in {folder / 'rejects.parquet'}")

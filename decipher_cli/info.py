@@ -62,6 +62,7 @@ def _installed(name: str) -> bool:
 
 def _folder(path: Path) -> dict[str, Any]:
     """Errors: DecipherError for a path that is nothing of ours."""
+    from index.cohort import names
     from index.scanned import is_catalogue, read_catalogue
     from index.store import Index, is_index
     from models.errors import DecipherError
@@ -69,8 +70,9 @@ def _folder(path: Path) -> dict[str, Any]:
     if is_index(path):
         index = Index.open(path)
         rejects = index.rejects
-        counts = {"series": len(index), "dim": index.dim, "model": index.passport["name"]}
-        return {**index.card, "kind": "index", **counts, "rejected": 0 if rejects is None else rejects.height}
+        counts: dict[str, Any] = {"series": len(index), "dim": index.dim, "model": index.passport["name"]}
+        counts |= {"rejected": 0 if rejects is None else rejects.height, "cohorts": names(index)}
+        return {**index.card, "kind": "index", **counts}
     if is_catalogue(path):
         found, root = read_catalogue(path)
         counts = {"files": found.files, "series": found.records.height, "rejected": found.rejects.height}
@@ -91,5 +93,5 @@ def _folder(path: Path) -> dict[str, Any]:
 
 def _words(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return ", ".join(f"{k} {_words(v)}" for k, v in value.items() if v != [])
+    return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)

@@ -9,11 +9,13 @@ import os
 import signal
 import sys
 from importlib import import_module
+from inspect import getdoc
 from pathlib import Path
 
 import typer
 
 COMMANDS = ("demo", "scan", "encode", "search", "probe", "classify", "train", "info")
+GROUPS = ("index", "eval")
 PACKAGES = ("models", "index", "training", "decipher_cli")
 
 app = typer.Typer(
@@ -40,8 +42,22 @@ def version_option(version: bool = typer.Option(False, "--version", help="Print 
 def _register() -> None:
     for name in COMMANDS:
         module = import_module(f"decipher_cli.{name}")
-        examples = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in module.EXAMPLES)
-        app.command(name, help=str(module.__doc__).strip(), epilog=examples)(getattr(module, name))
+        app.command(name, help=_help(module), epilog=_epilog(module.EXAMPLES))(getattr(module, name))
+    for name in GROUPS:
+        module = import_module(f"decipher_cli.{name}")
+        group = typer.Typer(help=_help(module), no_args_is_help=True, rich_markup_mode=None)
+        for verb in module.VERBS:
+            examples = module.EXAMPLES[verb.__name__]
+            group.command(verb.__name__, help=_help(verb), epilog=_epilog(examples))(verb)
+        app.add_typer(group, name=name)
+
+
+def _help(described: object) -> str:
+    return getdoc(described) or ""
+
+
+def _epilog(examples: tuple[str, ...]) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
 
 
 class Stopped(BaseException):
@@ -50,8 +66,9 @@ class Stopped(BaseException):
 
 def main() -> None:
     """Entry point of `decipher`."""
-    from decipher_cli.output import say, say_error
+    from decipher_cli.output import hush, say, say_error
 
+    hush(False)
     before = signal.signal(signal.SIGINT, _stop)
     try:
         _run()

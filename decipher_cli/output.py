@@ -33,6 +33,11 @@ def paper() -> "Console":
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
+def hush(quiet: bool) -> None:
+    """Whether to keep quiet from now on: data and errors alone."""
+    talk().quiet = quiet
+
+
 def say(text: str = "") -> None:
     """A line on stderr, after whatever stdout still holds, so that the two read in order."""
     sys.stdout.flush()
@@ -40,7 +45,8 @@ def say(text: str = "") -> None:
 
 
 def say_error(message: str, hint: str = "") -> None:
-    """What went wrong in one sentence, and how to go on."""
+    """What went wrong in one sentence, and how to go on; also to one who wants it quiet."""
+    hush(False)
     talk().print(f"Error: {message}", style="bold red")
     if hint:
         talk().print(f"Hint: {hint}")
@@ -90,7 +96,7 @@ class Progress:
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Bars on stderr for as long as the block runs."""
-    if not talk().is_terminal:
+    if not talk().is_terminal or talk().quiet:
         yield Progress(None)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

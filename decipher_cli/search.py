@@ -1,100 +1,171 @@
 """Find series by words, by example, or by both.
 
 QUERY is text, the path of a volume (NIfTI file, DICOM file or folder), a series_id of the index, or - for standard input.
-Scores: cosine similarity, or with --evidence both (the default for text) the mean of the standardised similarities to the
-pixels and to the tags.
+The score is the cosine similarity; with --evidence both (the default for text) the mean of the standardised similarities
+to the pixels and to the tags. "stands" is the share of pairs of this index that do not belong together and score lower.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
+from decipher_cli.choices import Folder, Quiet
+
 if TYPE_CHECKING:
+    from decipher_cli.query import Question
     from index.search import Hit
+    from index.store import Index
 
 EXAMPLES = (
     'decipher search "T2 hyperintense lesion"',
     'decipher search "FLAIR" --where "age_years > 60" -k 50 --json',
-    "decipher search ./new-patient/T1.nii.gz --by patient",
+    "decipher search ./new-patient/T1.nii.gz --by patient --html similar.html --volumes 5",
+    'decipher search "brain MRI" --like 0371d13e4fff6f6e --not "contrast agent" --save brains',
+    'decipher search --cohort "brains - seen" --export cohort.csv --split 0.7/0.15/0.15',
+    "decipher search --conflicts -k 20",
 )
-KEYS = (
-    "series_id", "study_id", "patient_id", "path", "part", "sequence", "body_region", "plane", "contrast", "age_years", "sex",
-)  # fmt: skip
+OFF_TOPIC = "This does not read like a question about MRI: the hits are what lies nearest all the same."
+NOTHING_STANDS_OUT = "Nothing stands out: the best hit scores no higher than series that do not belong together do."
 
 
 def search(
     query: Annotated[str | None, typer.Argument(help="Text, a path, a series_id, or - for standard input.")] = None,
-    index: Annotated[Path | None, typer.Option("-i", "--index", help="Index folder. Default: decipher-index.")] = None,
+    index: Folder = None,
     like: Annotated[list[str] | None, typer.Option(help="series_id or path of an example; may be repeated.")] = None,
     unlike: Annotated[
         list[str] | None, typer.Option("--not", help="Text, series_id or path to stay away from; may be repeated.")
     ] = None,
     where: Annotated[list[str] | None, typer.Option(help="SQL condition on the catalogue; may be repeated.")] = None,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="How many hits.")] = 10,
+    cohort: Annotated[
+        str | None, typer.Option(help='A saved cohort, or several: "a & b", "a | b", "a - b". Search is within it.')
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", "--k", min=1, help="How many hits. Default: 10; of a cohort: all.")
+    ] = None,
     by: Annotated[str, typer.Option(help="series, study or patient: the best series of each.")] = "series",
     evidence: Annotated[str, typer.Option(help="What text is matched with: both, pixels or tags.")] = "both",
+    conflicts: Annotated[
+        bool, typer.Option("--conflicts", help="Series whose pixels and tags disagree most, in sequence or region.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a hit.")] = False,
     ids: Annotated[bool, typer.Option("--ids", help="Only series ids, one a line.")] = False,
-    html: Annotated[Path | None, typer.Option("--html", help="Write an offline page with pictures.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an offline page with pictures.")] = None,
+    volumes: Annotated[
+        int, typer.Option(min=0, help="With --html: put the first N volumes in, to be looked through.")
+    ] = 0,
+    paths: Annotated[bool, typer.Option("--paths", help="With --html: show where each series lies.")] = False,
+    save: Annotated[str | None, typer.Option(help="Keep the hits as a cohort of this name.")] = None,
+    export: Annotated[Path | None, typer.Option(help="Write the hits to FILE.csv or FILE.parquet.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="With --export: 0.7/0.15/0.15, parts that share no patient.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, another split.")] = 0,
+    quiet: Quiet = False,
 ) -> None:
-    from decipher_cli.output import put, put_json, say
+    from decipher_cli.cohorts import check_export, chosen, export_hits, keep, summary
+    from decipher_cli.hits import KEYS, put_hits, put_hits_json, put_ids
+    from decipher_cli.output import say
     from decipher_cli.places import index_folder
-    from decipher_cli.query import Asked, QueryEncoder
-    from index.search import search as search_index
+    from decipher_cli.query import Question, typed
     from index.store import Index
+
+    opened = Index.open(index_folder(index))
+    check_export(export, split, opened)
+    within = chosen(opened, cohort) if cohort else None
+    asked = Question(typed(query), like or (), unlike or (), where or (), evidence, by, cohort or "", len(opened))
+    count = k or (10 if within is None or asked.ranks else max(1, len(within)))
+    if conflicts:
+        hits, remark = _conflicting(opened, asked, count)
+    else:
+        hits, remark = _found(opened, asked, within, count, None if html else KEYS)
+    if remark:
+        say(remark)
+    if html:
+        _show(html, hits, opened, replace(asked, remark=remark), volumes, paths)
+    if save:
+        keep(opened, save, asked, hits, k)
+    if export:
+        export_hits(export, opened, hits, split, seed)
+    if ids:
+        put_ids(hits)
+    elif as_json:
+        put_hits_json(hits)
+    elif not html and not export:
+        put_hits(hits)
+    say(summary([hit.record for hit in hits], len(opened)))
+
+
+def _found(
+    index: "Index", asked: "Question", within: list[str] | None, k: int, columns: Sequence[str] | None
+) -> "tuple[list[Hit], str]":
+    """The hits of a question, and what there is to say of them."""
+    from decipher_cli.query import QueryEncoder
+    from index.background import off_topic
+    from index.search import search as search_index
     from models.errors import DecipherError
 
-    if query is None and not like and not where and not unlike:
+    if asked.is_empty:
         raise DecipherError("Nothing is asked for.", 'Say what to look for: decipher search "T2 hyperintense lesion"')
-    opened = Index.open(index_folder(index))
-    encoder = QueryEncoder(opened)
-    asked = Asked() if query is None else encoder.ask(query)
-    against = [encoder.ask(one) for one in unlike or []]
-    hits = search_index(
-        opened,
-        asked.texts[0] if asked.texts else None,
-        like=[*asked.volumes, *(encoder.must_be_example(one) for one in like or [])],
-        unlike=[v for one in against for v in one.volumes],
-        unlike_text=[v for one in against for v in one.texts],
-        where=where or [],
-        evidence=evidence,
+    encoder = QueryEncoder(index)
+    positive, negative = encoder.ask([] if asked.query is None else [asked.query]), encoder.ask(asked.unlike)
+    answer = search_index(
+        index,
+        positive.texts[0] if positive.texts else None,
+        like=[*positive.volumes, *encoder.examples(asked.like)],
+        unlike=negative.volumes,
+        unlike_text=negative.texts,
+        where=asked.where,
+        among=within,
+        evidence=asked.evidence,
         k=k,
-        by=by,
+        by=asked.by,
+        columns=columns,
     )
-    if html:
-        from decipher_cli.gallery import write_gallery
-
-        write_gallery(html, hits, asked.said, opened, where or [])
-        say(f"{len(hits)} hits on one page: {html}")
-    if ids:
-        for hit in hits:
-            put(hit.record["series_id"])
-    elif as_json:
-        for hit in hits:
-            put_json({"rank": hit.rank, "score": hit.score} | {key: hit.record.get(key) for key in KEYS})
-    elif not html:
-        _show(hits, len(opened))
+    if positive.texts and off_topic(encoder.model, [asked.query or ""])[0]:
+        return answer.hits, OFF_TOPIC
+    return answer.hits, NOTHING_STANDS_OUT if answer.nothing_better else ""
 
 
-def _show(hits: "list[Hit]", total: int) -> None:
-    from decipher_cli.output import number, paper, say, table
+def _conflicting(index: "Index", asked: "Question", k: int) -> "tuple[list[Hit], str]":
+    """Series whose pixels and tags disagree, as hits: the score is the disagreement, the record says what is suggested."""
+    import polars as pl
 
-    shown = table("#", "score", "sequence", "region", "plane", "patient", "path", right=("#", "score"))
-    for hit in hits:
-        r = hit.record
-        words = [r.get(name) or "-" for name in ("sequence", "body_region", "plane")]
-        path = f"{r['path']}{' [' + r['part'] + ']' if r.get('part') else ''}"
-        age = f"{r['age_years']:.0f}" if r.get("age_years") is not None else ""
-        patient = f"{r.get('sex') or ''} {age}".strip() or "-"
-        shown.add_row(str(hit.rank), number(hit.score, 2), *words, patient, path)
-    paper().print(shown)
-    say(_cohort([hit.record for hit in hits], total))
+    from index.conflicts import FIELDS
+    from index.conflicts import conflicts as conflicts_of
+    from index.filter import matching
+    from index.search import Hit
+
+    if asked.ranks or asked.cohort:
+        raise typer.BadParameter("it takes --where, no query and no cohort", param_hint="--conflicts")
+    passing = matching(index, asked.where)
+    told = [conflicts_of(index, field, k, None if passing is None else passing.nonzero()[0]) for field in FIELDS]
+    found = pl.concat([one.found for one in told]).sort("disagreement", descending=True, maintain_order=True)[:k]
+    row_of = index.row_of(found["series_id"])
+    records = index.rows(np.array([row_of[one] for one in found["series_id"]], dtype=np.int64))
+    more = found.select("field", "tagged", "suggested", "votes", "of", "neighbours").iter_rows(named=True)
+    pairs = zip(found["disagreement"], records.iter_rows(named=True), more, strict=True)
+    hits = [Hit(rank, score, record | {"conflict": own}) for rank, (score, record, own) in enumerate(pairs, start=1)]
+    judged = [f"{one.judged} by {field}" for field, one in zip(FIELDS, told, strict=True) if one.values]
+    if not judged:
+        return [], "No sequence and no region has series of enough patients to tell what it looks like."
+    return (
+        hits,
+        f"Series held against those of other patients: {', '.join(judged)}. The score is the disagreement, up to 1.",
+    )
 
 
-def _cohort(records: list[dict[str, Any]], total: int) -> str:
-    """Who was found, in one line."""
-    patients = len({r.get("patient_id") or r["series_id"] for r in records})
-    ages = [r["age_years"] for r in records if r.get("age_years") is not None]
-    span = f", ages {min(ages):.0f} to {max(ages):.0f}" if ages else ""
-    return f"{len(records)} of {total} series, {patients} patients{span}"
+def _show(path: Path, hits: "Sequence[Hit]", index: "Index", asked: "Question", volumes: int, paths: bool) -> None:
+    from decipher_cli.gallery import write_gallery
+    from decipher_cli.output import progress, say
+
+    with progress() as bars:
+        notes = write_gallery(
+            path, hits, index, asked, volumes=volumes, paths=paths, progress=lambda done, of: bars("volumes", done, of)
+        )
+    for note in notes:
+        say(note)
+    say(f"{len(hits)} hits on one page: {path}")

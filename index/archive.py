@@ -5,7 +5,8 @@
 Decisions: a DICOM series carries its own identifiers, so that it is one series wherever it lies, and its patient one
 person. A NIfTI file is known by its path and its subject by a name of the dataset alone, which another archive may use
 too; so the ids of NIfTI series of a second archive are hashed once more, with its salts. An archive is known by its root,
-and one that lies elsewhere by its series: where half of them are here, with path, size and time, it was moved.
+and one that lies elsewhere by its series: where half of those that the index has are here, with path, size and time, it was
+moved. A smaller part of it elsewhere is another archive, whatever the part's share of what lies there.
 """
 
 import re
@@ -36,6 +37,10 @@ class Archive:
     def from_json(cls, entry: Mapping[str, Any]) -> "Archive":
         return cls(entry["name"], Path(entry["root"]), tuple(entry["salts"]))
 
+    def lies_at(self, root: Path) -> bool:
+        """Whether `root` is where the archive was, also by another way to the same folder."""
+        return self.root == root.absolute() or (self.root.exists() and root.exists() and self.root.samefile(root))
+
     def own(self, records: pl.DataFrame) -> pl.DataFrame:
         """The archive's records as the index keeps them: its name beside each, its ids where they might collide."""
         for salt in self.salts:
@@ -60,13 +65,14 @@ def archive_at(known: Mapping[str, Archive], root: Path, records: pl.DataFrame, 
 
     stamps: series_id, fingerprint and archive of the index's rows.
     """
+    for archive in known.values():
+        if archive.lies_at(root):
+            return archive
     root = root.absolute()
     for archive in known.values():
-        if archive.root == root:
-            return archive
-    for archive in known.values():
-        same = archive.own(records).join(stamps, on=["series_id", "fingerprint", "archive"], how="semi").height
-        if 2 * same >= max(1, records.height):
+        had = stamps.filter(pl.col("archive") == archive.name)
+        here = had.join(archive.own(records), on=["series_id", "fingerprint"], how="semi")
+        if 2 * here.height >= max(1, had.height):
             return Archive(archive.name, root, archive.salts)
     name = free_name(root.name, known)
     return Archive(name, root, (name,) if known else ())

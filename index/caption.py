@@ -49,6 +49,11 @@ TERMS: dict[str, dict[str, str]] = {
 SEX = {"F": "female", "M": "male"}
 
 
+def is_silent(record: Mapping[str, Any]) -> bool:
+    """Whether the tags tell neither sequence nor body region, so that a caption would say nothing of what is shown."""
+    return not any(TERMS[column].get(record.get(column) or "") for column in ("sequence", "body_region"))
+
+
 def caption(record: Mapping[str, Any]) -> str:
     """One sentence of a record's plane, sequence, region, contrast, age and sex; what is null is left out."""
     words = [TERMS[column].get(record.get(column) or "") for column in ("plane", "sequence")]

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from index.caption import caption
+from index.caption import caption, is_silent
 from index.ledger import Rejection
+from index.lock import writable
 from index.reading import read_volume
 from index.thumbnails import save_thumbnail
 from models.errors import DecipherError
@@ -46,7 +47,8 @@ def prepared_ahead(
             return dict(record), rejection
         except DecipherError as empty:
             return dict(record), Rejection("constant_image", empty.message)
-        save_thumbnail(thumbnails, record["series_id"], volume)
+        with writable(thumbnails):
+            save_thumbnail(thumbnails, record["series_id"], volume)
         return dict(record), prepared
 
     todo = iter(records)
@@ -70,12 +72,15 @@ def vectors_of(model: "Decipher", prepared: "list[Prepared]") -> np.ndarray:
 
 
 def captions_of(model: "Decipher", records: Iterable[Mapping[str, Any]]) -> np.ndarray:
-    """float32 (n, E): the text vectors of the records' captions; equal ones are encoded once, with others of their length."""
-    texts = [caption(one) for one in records]
+    """float32 (n, E): the text vectors of the records' captions, zeros where tags are silent.
+
+    Equal captions are encoded once, with others of their length.
+    """
+    texts = ["" if is_silent(one) else caption(one) for one in records]
     by_length: dict[int, list[str]] = {}
-    for text in dict.fromkeys(texts):
+    for text in filter(None, dict.fromkeys(texts)):
         by_length.setdefault(len(model.text.tokenizer.encode(text).ids), []).append(text)
-    known: dict[str, np.ndarray] = {}
+    known = {"": np.zeros(model.config.dim, dtype=np.float32)}
     for same in by_length.values():
         for batch in blocks(same, TEXTS):
             found = model.encode_texts(filled(batch, TEXTS)).cpu().numpy()

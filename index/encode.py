@@ -25,6 +25,7 @@ from index.catalog import Catalogue, root_of
 from index.embed import blocks, captions_of, device_for, prepared_ahead, vectors_of
 from index.labelled import LabelledCatalogue, read_archive
 from index.ledger import Rejection, count_codes, rejects_frame, row
+from index.lock import writable
 from index.nearest import refresh
 from index.options import ScanOptions
 from index.removal import remove
@@ -33,6 +34,8 @@ from models.errors import DecipherError
 
 BLOCK = 256
 """series a commit"""
+RELABELLED = 16384
+"""the same, where vectors stay as they are"""
 Progress = Callable[[str, int, int], None]
 
 
@@ -53,7 +56,8 @@ class EncodeOptions:
 class EncodeSummary:
     """What a run did, in series but for `rejected`, which counts files.
 
-    missing: indexed, but no longer in the archive; elsewhere: indexed from another archive; codes: rejects by code.
+    missing: indexed, but no longer in the archive, where all of that was named; elsewhere: indexed from another archive;
+    codes: rejects by code.
     """
 
     encoded: int
@@ -89,34 +93,42 @@ def encode_archive(archive: Path, folder: Path, options: EncodeOptions, progress
 
     began = time.monotonic()
     index = Index.open(folder) if is_index(folder) else None
-    model = lasting_name(options.model or (index.card.get("model") if index else None))
+    model = lasting_name(options.model or (index.card.get("model") if index is not None else None))
     who = passport(model)
-    if index:
+    if index is not None:
         index.check_passport(who)
-    if options.prune and scanned.is_catalogue(archive):
-        raise DecipherError("A catalogue may hold a part of its archive.", "With --prune, name the archive itself.")
+        with index.writing():
+            pass  # where nothing can be written, that is told now and not after a long scan
+    whole = archive.is_dir()
+    if options.prune and not whole:
+        raise DecipherError(
+            f"{archive} may be a part of its archive, so nothing can be told to be missing.",
+            "With --prune, name the archive's folder.",
+        )
     key = _key(archive, index)
     known = _known(index, root_of(archive), options)
     found = _read(archive, options, key, known, progress)
-    index = index or Index.create(folder, who, key=key)
+    index = Index.create(folder, who, key=key) if index is None else index
     with index.writing():
         home = _home(index, found)
         index.update_card(model=model, archives=_archives(index, home))
-        if found.catalogue is not known and not scanned.is_catalogue(archive):
-            scanned.save(_memory(index, home), found.catalogue, found.root, options.scan)
+        if found.catalogue is not known and whole:
+            with writable(folder):
+                scanned.save(_memory(index, home), found.catalogue, home.root, options.scan)
         change = _compare(index, home, home.own(found.records))
         _relabel(index, change.kept)
         failed = _encode_new(index, home, change.new, options, progress)
         removed = remove(index, change.missing) if options.prune else 0
         rejects = pl.concat([found.catalogue.rejects, rejects_frame(r for rows in failed.values() for r in rows)])
-        _write_rejects(index, home, rejects)
+        _write_rejects(index, home, rejects, None if whole else found.records)
+        index.tidy()
         refresh(index)
     return EncodeSummary(
         encoded=change.new.height - len(failed),
         unchanged=change.kept.height,
         rejected=rejects.height,
         removed=removed,
-        missing=len(change.missing) - removed,
+        missing=len(change.missing) - removed if whole else 0,
         elsewhere=change.elsewhere,
         seconds=round(time.monotonic() - began, 2),
         model=who["name"],
@@ -130,20 +142,20 @@ def encode_archive(archive: Path, folder: Path, options: EncodeOptions, progress
 def _key(archive: Path, index: Index | None) -> bytes:
     """The key of the patient hashes: the index's, else the catalogue's, else a new one. DecipherError where two differ."""
     own = scanned.key_of(archive) if scanned.is_catalogue(archive) else None
-    if index and scanned.is_catalogue(archive) and own != index.key:
+    if index is not None and scanned.is_catalogue(archive) and own != index.key:
         raise DecipherError(
             f"The patients of {archive} are hashed with another key than those of {index.folder}.",
             "Encode the archive itself, or the catalogue into a new index with -i.",
         )
-    return index.key if index else own or secrets.token_bytes(32)
+    return own or secrets.token_bytes(32) if index is None else index.key
 
 
 def _known(index: Index | None, root: Path, options: EncodeOptions) -> Catalogue | None:
     """What the last scan of the archive saw."""
     if index is None:
         return None
-    at = [archive for archive in index.archives.values() if archive.root == root.absolute()]
-    return scanned.load(_memory(index, at[0]), root, options.scan) if at else None
+    at = [archive for archive in index.archives.values() if archive.lies_at(root)]
+    return scanned.load(_memory(index, at[0]), at[0].root, options.scan) if at else None
 
 
 def _read(
@@ -202,11 +214,16 @@ def _relabel(index: Index, kept: pl.DataFrame) -> None:
     rows = index.row_of(kept["series_id"])
     known = index.rows(np.array([rows[i] for i in kept["series_id"]], dtype=np.int64))
     changed = kept.filter(_differ(known, kept))
-    if changed.height:
-        from models.decipher import load
+    if not changed.height:
+        return
+    from models.decipher import load
 
-        vectors = index.gather(np.array([rows[i] for i in changed["series_id"]]))
-        index.replace(changed, vectors, captions_of(load(index.card["model"]), changed.iter_rows(named=True)))
+    model = load(index.card["model"])
+    for block in changed.iter_slices(RELABELLED):
+        rows = index.row_of(block["series_id"])
+        vectors = index.gather(np.array([rows[i] for i in block["series_id"]]))
+        index.replace(block, vectors, captions_of(model, block.iter_rows(named=True)))
+        index.tidy()
 
 
 def _differ(known: pl.DataFrame, fresh: pl.DataFrame) -> pl.Series:
@@ -244,8 +261,13 @@ def _encode_new(
     return failed
 
 
-def _write_rejects(index: Index, home: Archive, rejects: pl.DataFrame) -> None:
-    """The ledger of this archive in place of its last one, beside those of the others."""
+def _write_rejects(index: Index, home: Archive, rejects: pl.DataFrame, part: pl.DataFrame | None) -> None:
+    """The ledger of this archive in place of its last one, beside those of the others; of a part, of the same files alone."""
     own = rejects.with_columns(archive=pl.lit(home.name))
-    others = index.rejects
-    index.write_rejects(own if others is None else pl.concat([others.filter(pl.col("archive") != home.name), own]))
+    before = index.rejects
+    if before is not None:
+        stale = pl.col("archive") == home.name
+        if part is not None:
+            stale &= pl.col("path").is_in([*rejects["path"], *part["files"].explode()])
+        own = pl.concat([before.filter(~stale), own])
+    index.write_rejects(own)

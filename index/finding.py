@@ -259,3 +259,11 @@ def is_dicom(head: bytes) -> bool:
         if group in (0x0002, 0x0008) and element < 0x0100 and (explicit or length < 256):
             return True
     return False
+
+
+def is_there(text: str) -> bool:
+    """Whether a text is the path of a file or folder; it may be words, and longer than any name."""
+    try:
+        return bool(text.strip()) and Path(text.strip()).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False

@@ -1,155 +1,168 @@
-"""The nearest vectors by inner product, exactly, and the FAISS file that stands beside them.
+"""nearest.faiss: an approximate index beside the segments, so that a search need not look at every vector.
 
-    nearest.faiss  (FAISS id = live row)    nearest.json  (the commit and the factory string it was built for)
-
-Decisions: candidates are found in float32 by the fastest way at hand (matrix product or FAISS), then scored again in
-float64, each row in the same order of sums, so that equal vectors score equally wherever they lie and ties go to the
-lower row, on any machine, by any path. The FAISS file is derived: it is used only when its stamp is that of the commit,
-else passed over, and can be built again at any time. A filter goes before the search: the allowed rows are scored,
-hence k are found when k exist.
+Decisions:
+- It is derived: where it is missing, damaged or covers too little, search is exact, and it can be built again.
+- Appending and removing outdate nothing: rows removed since are dropped from what it finds, rows added since are looked at
+  beside it. A refresh adds and removes in place once a fiftieth has changed, and learns anew when the index has doubled.
+- Small indexes are searched exactly; the file that they get holds their vectors as they are (FAISS id = live row), for
+  other tools. In between there is none, since it would only double the vectors.
+- Deeper than recall was measured for it is not asked.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from index.segment import read_json, sync, write_json
+from index import approximate
+from index.building import Progress, build, change, write_faiss
+from index.covered import Place, Stamp, is_whole, places_in, read_stamp, remove, replace
+from index.ranking import contenders
+from index.segment import Segment
 from index.store import Index
-from models.errors import DecipherError
 
-ROUNDING = 1e-5
-BLOCK_ROWS = 16384
-SPARSE = 0.1
+FLAT_ROWS = 20_000
+"""up to here a copy of the vectors costs nothing"""
+IN_PLACE, ANEW = 0.02, 0.2
+"""share of rows that may have come and gone, for a kind that can be changed in place and for one that cannot"""
+OUTDATED = 0.5
+_loaded: "WeakKeyDictionary[Index, tuple[object, Nearest | None]]" = WeakKeyDictionary()
 
 
-def nearest(
-    vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarray | None = None, faiss_index: Any = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k best rows of `vectors` (n, E) for each of `queries` (q, E): scores float64 (q, k'), rows int64 (q, k').
+class Nearest:
+    """What nearest.faiss knows of an index as of one commit; see `load`.
 
-    allowed: bool (n,), the rows that may be found; k' = min(k, rows allowed). faiss_index, from `build` or `load`,
-    proposes the candidates when there is no filter; approximate factories may then miss some.
+    depths: {number of neighbours: how deep to look}; others: segments that are not covered.
     """
-    queries = np.atleast_2d(np.asarray(queries, dtype=np.float32))
-    count = len(vectors) if allowed is None else int(allowed.sum())
-    k = min(k, count)
-    found = [_nearest_one(vectors, query, k, allowed, faiss_index) for query in queries]
-    scores = np.array([scores for scores, _ in found], dtype=np.float64).reshape(len(queries), -1)
-    return scores, np.array([rows for _, rows in found], dtype=np.int64).reshape(len(queries), -1)
+
+    def __init__(
+        self, made: Any, depths: Mapping[int, int], places: Sequence[Place], others: Sequence[Segment]
+    ) -> None:
+        self._made, self._depths, self._places, self._others = made, depths, places, others
+        self._covered = sum(place.segment.live for place in places)
+
+    def candidates(self, query: np.ndarray, count: int) -> np.ndarray | None:
+        """Live rows, int64 ascending, nearly all of the `count` nearest of `query` (E,) among them.
+
+        None where recall was not measured for so many, or so many are not found.
+        """
+        depth = min((k for k in self._depths if k >= count), default=None)
+        if depth is None:
+            return None
+        approximate.set_depth(self._made, self._depths[depth])
+        beside = [segment.start + contenders(segment.similarity(query, "vectors"), count) for segment in self._others]
+        wanted = approximate.asked_for(count)
+        while True:
+            _, ids = self._made.search(query[None], min(wanted, self._made.ntotal))
+            found = np.concatenate([place.live_rows(ids[0]) for place in self._places])
+            if len(found) >= min(count, self._covered):
+                return np.sort(np.concatenate([found, *beside]))
+            if wanted >= self._made.ntotal or ids[0, -1] < 0:
+                return None
+            wanted *= 4
 
 
-def _nearest_one(
-    vectors: np.ndarray, query: np.ndarray, k: int, allowed: np.ndarray | None, faiss_index: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    def rescore(rows: np.ndarray) -> np.ndarray:
-        return inner_products(vectors, rows, query)
-
-    if allowed is None and faiss_index is not None:
-        return best(rescore, candidates(faiss_index, query, k), k)
-    if allowed is not None and allowed.mean() < SPARSE:
-        return best(rescore, np.flatnonzero(allowed), k)
-    scores = vectors @ query
-    if allowed is not None:
-        scores[~allowed] = -np.inf
-    return best(rescore, contenders(scores, k), k)
-
-
-def contenders(scores: np.ndarray, k: int, slack: float = ROUNDING) -> np.ndarray:
-    """Rows that may be among the k best when each of `scores` (n,) is right within slack / 2; int64, ascending."""
-    k = min(k, len(scores))
-    if k == 0:
-        return np.zeros(0, dtype=np.int64)
-    threshold = np.partition(scores, len(scores) - k)[len(scores) - k] - slack
-    return np.flatnonzero(scores >= threshold)
-
-
-def best(rescore: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of `rows` by rescore(rows) -> float64, best first, ties by row: (scores, rows)."""
-    scores = rescore(rows)
-    order = np.lexsort((rows, -scores))[:k]
-    return scores[order], rows[order]
-
-
-def inner_products(
-    vectors: np.ndarray | Callable[[np.ndarray], np.ndarray], rows: np.ndarray, query: np.ndarray
-) -> np.ndarray:
-    """float64 (m,): vectors[rows] times query (E,), each row summed in the same order. vectors: (n, E), or a gather."""
-    wide = query.astype(np.float64)
-    scores = np.empty(len(rows))
-    for start in range(0, len(rows), BLOCK_ROWS):
-        part = rows[start : start + BLOCK_ROWS]
-        block = vectors(part) if callable(vectors) else vectors[part]
-        np.einsum("ij,j->i", block.astype(np.float64), wide, out=scores[start : start + BLOCK_ROWS])
-    return scores
-
-
-def candidates(faiss_index: Any, query: np.ndarray, k: int) -> np.ndarray:
-    """Rows that FAISS holds for the k best, ties at the k-th place included; int64, ascending."""
-    wanted, total = k + 16, faiss_index.ntotal
-    while True:
-        scores, rows = faiss_index.search(query[None], min(wanted, total))
-        reached = wanted >= total or rows[0, -1] < 0 or scores[0, -1] < scores[0, k - 1] - ROUNDING
-        if k == 0 or reached:
-            return np.sort(rows[0][rows[0] >= 0])
-        wanted *= 4
-
-
-def build(vectors: np.ndarray, factory: str = "Flat") -> Any:
-    """A FAISS index over `vectors` (n, E) by inner product; factory: any FAISS factory string, "Flat" is exact."""
-    import faiss
-
+def load(index: Index) -> Nearest | None:
+    """The approximate index of the rows that `index` shows, memory-mapped; None where search is exact."""
     try:
-        made = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        if not made.is_trained:
-            made.train(np.ascontiguousarray(vectors))
-        for start in range(0, len(vectors), BLOCK_ROWS):
-            made.add(np.ascontiguousarray(vectors[start : start + BLOCK_ROWS]))
-    except RuntimeError as error:
-        raise DecipherError(
-            f'FAISS cannot build "{factory}" over {len(vectors)} vectors.', 'Try "Flat", which is exact, or "HNSW32".'
-        ) from error
-    return made
-
-
-def refresh(index: Index, factory: str = "Flat") -> None:
-    """Write nearest.faiss for the last commit, unless it is there already."""
-    import faiss
-
-    with index.writing():
-        if is_fresh(index, factory) or not len(index):
-            return
-        partial = index.folder / "nearest.faiss.partial"
-        made = build(index.vectors, factory)
-        faiss.write_index(made, str(partial))
-        sync(partial)
-        stamp = {"commit": index.commit, "factory": factory, "rows": len(index), "bytes": partial.stat().st_size}
-        (index.folder / "nearest.json").unlink(missing_ok=True)
-        partial.replace(index.folder / "nearest.faiss")
-        write_json(index.folder / "nearest.json", stamp)
-
-
-def is_fresh(index: Index, factory: str | None = None) -> bool:
-    """Whether nearest.faiss is there, whole, and built for this commit (and by this factory string, when given)."""
-    path, stamp_path = index.folder / "nearest.faiss", index.folder / "nearest.json"
-    if not path.is_file() or not stamp_path.is_file():
-        return False
-    try:
-        stamp = read_json(stamp_path)
-    except DecipherError:
-        return False
-    same = stamp.get("commit") == index.commit and stamp.get("bytes") == path.stat().st_size
-    return same and factory in (None, stamp.get("factory"))
-
-
-def load(index: Index) -> Any:
-    """The FAISS index of this commit, memory-mapped where FAISS can; None when there is none, or an outdated one."""
-    if not is_fresh(index):
+        stat = (index.folder / "nearest.json").stat()
+    except OSError:
         return None
-    import faiss
+    state = (index.commit, stat.st_ino, stat.st_mtime_ns)
+    if index not in _loaded or _loaded[index][0] != state:
+        _loaded[index] = (state, _load(index))
+    return _loaded[index][1]
 
+
+def _load(index: Index) -> Nearest | None:
+    stamp = read_stamp(index.folder)
+    if not stamp.get("segments") or not is_whole(index.folder, stamp):
+        return None
+    places = places_in(index, stamp)
+    if _changed(index, stamp, places) > OUTDATED:
+        return None
     try:
-        loaded = faiss.read_index(str(index.folder / "nearest.faiss"), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
+        made = approximate.mapped(index.folder / "nearest.faiss")
     except RuntimeError:
         return None
-    return loaded if loaded.ntotal == len(index) and loaded.d == index.dim else None
+    if made.d != index.dim or made.ntotal != stamp["rows"]:
+        return None
+    covered = {place.segment.name for place in places}
+    depths = {int(k): one["depth"] for k, one in stamp["depths"].items()}
+    others = [segment for segment in index.segments if segment.name not in covered]
+    return Nearest(made, depths, places, others)
+
+
+def refresh(
+    index: Index, factory: str | None = None, progress: Progress | None = None, *, forget: bool = False
+) -> None:
+    """Bring nearest.faiss up to date, where too much has changed since, or where another kind is asked for.
+
+    factory: "auto", "exact" or a FAISS factory string; None: what was asked for last, at first "auto". progress: called
+    with rows added and rows to be added. forget: leave no trace of rows that were removed, be they ever so few.
+    """
+    with index.writing():
+        stamp = read_stamp(index.folder)
+        asked = factory or stamp.get("asked", "auto")
+        kind = approximate.automatic(len(index)) if asked == "auto" else asked
+        if kind == "exact" or not len(index):
+            _keep_small(index, stamp, asked)
+            return
+        same = (stamp.get("factory"), stamp.get("asked")) == (kind, asked) and is_whole(index.folder, stamp)
+        if same and _is_recent(index, stamp, forget):
+            return
+        if same and stamp["in_place"] and stamp["learnt_from"] / 2 <= len(index) <= stamp["learnt_from"] * 2:
+            change(index, stamp, progress)
+        else:
+            build(index, kind, asked, progress)
+
+
+def rebuild(index: Index, factory: str = "auto", progress: Progress | None = None) -> dict[str, Any]:
+    """Build nearest.faiss anew, whatever is there: {factory, rows, bytes, seconds, recall@10, ...} of what was made."""
+    with index.writing():
+        began = time.monotonic()
+        remove(index.folder)
+        refresh(index, factory, progress)
+        return described(index) | {"seconds": round(time.monotonic() - began, 2)}
+
+
+def described(index: Index) -> dict[str, Any]:
+    """What nearest.faiss is: factory ("exact" where there is none), and, where it is used, rows, bytes, depth and recall."""
+    stamp = read_stamp(index.folder)
+    told: dict[str, Any] = {"factory": stamp.get("factory", "exact")}
+    if "rows" in stamp:
+        told |= {"rows": stamp["rows"], "bytes": stamp["bytes"]}
+    for k, one in stamp.get("depths", {}).items():
+        told |= {f"depth@{k}": one["depth"], f"recall@{k}": round(min(one["recall"].values()), 4)}
+    return told
+
+
+def _is_recent(index: Index, stamp: Stamp, forget: bool) -> bool:
+    places = places_in(index, stamp)
+    gone = stamp["rows"] - sum(place.segment.live for place in places)
+    return not (forget and gone) and _changed(index, stamp, places) <= (IN_PLACE if stamp["in_place"] else ANEW)
+
+
+def _changed(index: Index, stamp: Stamp, places: Sequence[Place]) -> float:
+    """Rows added and rows removed since, as a share of the rows that live."""
+    still = sum(place.segment.live for place in places)
+    return (stamp["rows"] - still + len(index) - still) / max(len(index), 1)
+
+
+def _keep_small(index: Index, stamp: Stamp, asked: str) -> None:
+    """A plain copy of the vectors where they are few, and nothing where not, or where nothing is asked for."""
+    if asked == "exact" or not 0 < len(index) <= FLAT_ROWS:
+        if (stamp.get("factory"), stamp.get("asked")) != ("exact", asked):
+            replace(index.folder, {"asked": asked, "factory": "exact"})
+        return
+    if stamp.get("commit") == index.commit and is_whole(index.folder, stamp):
+        return
+    import faiss
+
+    made = faiss.IndexFlatIP(index.dim)
+    made.add(np.ascontiguousarray(index.vectors))
+    stamp = {"asked": asked, "factory": "Flat", "commit": index.commit, "rows": len(index)}
+    write_faiss(index, made)
+    replace(index.folder, stamp, head=approximate.HEAD)

@@ -39,8 +39,8 @@ class Rows:
     @cached_property
     def schema(self) -> dict[str, pl.DataType]:
         """Column names and types over all segments."""
-        frames = [segment.scan() for segment in self.segments]
-        return dict(pl.concat(frames, how="diagonal_relaxed").collect_schema()) if frames else {}
+        frames = [pl.DataFrame(schema=segment.schema()) for segment in self.segments]
+        return dict(pl.concat(frames, how="diagonal_relaxed").schema) if frames else {}
 
     def columns(self, names: Iterable[str] | None) -> pl.DataFrame:
         """The live rows of some columns (None: of all), in order; a segment that lacks a column gives nulls."""
@@ -58,6 +58,13 @@ class Rows:
         order, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
         return _joined([segment.take(own, wanted) for segment, own in self._shares(order)], wanted)[back]
 
+    def blocks(self, size: int) -> Iterator[tuple[pl.DataFrame, np.ndarray, np.ndarray]]:
+        """All live rows in order, up to `size` at a time: records, vectors and captions, float32 (m, E) each."""
+        for segment in self.segments:
+            for start in range(0, segment.live, size):
+                own = np.arange(start, min(start + size, segment.live))
+                yield segment.run(start, len(own)), segment.gather(own, "vectors"), segment.gather(own, "captions")
+
     def gather(self, rows: np.ndarray, kind: str = "vectors") -> np.ndarray:
         """float32 (m, E): vectors or captions (`kind`) of the given live rows, in the order given."""
         order, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
@@ -71,6 +78,14 @@ class Rows:
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def silent(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """bool: which of the given live rows, which ascend, or of all, have a caption that says nothing."""
+        if rows is None:
+            parts = [segment.silent() for segment in self.segments]
+        else:
+            parts = [segment.silent(own) for segment, own in self._shares(rows)]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
 
     def row_of(self, series_ids: Iterable[str]) -> dict[str, int]:
         """Live row of each of the given series that is here; the others are left out."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
+from index.archive import Archive
 from index.catalog import Catalogue
 from index.changes import SEEN
 from index.finding import KEY, REJECTS, STAMPS
@@ -75,6 +76,21 @@ def load(path: Path, root: Path, options: ScanOptions) -> Catalogue | None:
         return None
     odd = rejects.join(seen, on="path", how="anti").height
     return Catalogue(records, rejects, seen.select(SEEN.keys()), seen.height + odd)
+
+
+def forget(path: Path, archive: Archive, living: set[str]) -> None:
+    """Drop the series from the scan of `archive` at `path` that are not `living`, so that its next scan looks at them again."""
+    stamps = beside(path, STAMPS)
+    if not path.is_file() or not stamps.is_file():
+        return
+    records, seen = pl.read_parquet(path), pl.read_parquet(stamps)
+    stays = archive.own(records)["series_id"].is_in(list(living))
+    if stays.all():
+        return
+    gone = records.filter(~stays).select(path="files").explode("path")
+    stamps.unlink()
+    _write(path, records.filter(stays))
+    _write(stamps, seen.join(gone, on="path", how="anti", maintain_order="left"))
 
 
 def read_catalogue(path: Path) -> tuple[Catalogue, Path]:

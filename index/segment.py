@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -77,6 +78,11 @@ class Segment:
         physical = self.physical(live_rows)
         return self.vectors[physical] if kind == "vectors" else self.captions[self.caption_of[physical]]
 
+    def silent(self, live_rows: np.ndarray | None = None) -> np.ndarray:
+        """bool: which of some live rows, or of all, have a caption that says nothing."""
+        own = self.alive(self.caption_of) if live_rows is None else self.caption_of[self.physical(live_rows)]
+        return silent(self.captions)[own]
+
     def similarity(self, query: np.ndarray, kind: str) -> np.ndarray:
         """float32 (live,): inner product of `query` (E,) with each live row's vector or caption (`kind`)."""
         if kind == "vectors":
@@ -91,26 +97,40 @@ class Segment:
         gone = pl.Series(np.flatnonzero(~self.keep), dtype=pl.UInt32)
         return pl.scan_parquet(path, row_index_name="_row").filter(~pl.col("_row").is_in(gone.implode())).drop("_row")
 
+    def schema(self) -> dict[str, pl.DataType]:
+        """Names and types of the records' columns."""
+        with _readable(self.folder):
+            return dict(self.scan().collect_schema())
+
     def columns(self, names: list[str] | None) -> pl.DataFrame:
         """Some columns (None: all) of the live rows; those that are not here are left out, series_id always stays."""
-        return _chosen(self.scan(), names).collect()
+        with _readable(self.folder):
+            return _chosen(self.scan(), names).collect()
+
+    def run(self, start: int, count: int) -> pl.DataFrame:
+        """All columns of `count` live rows from number `start` on."""
+        with _readable(self.folder):
+            return self.scan().slice(start, count).collect()
 
     def take(self, live_rows: np.ndarray, names: list[str] | None) -> pl.DataFrame:
         """As `columns`, of some live rows, which ascend; few rows are read by slices of the file, many by one pass."""
         physical = self.physical(live_rows)
         path = self.folder / "series.parquet"
-        if len(physical) <= SLICED_ROWS:
-            return pl.concat([_chosen(pl.scan_parquet(path).slice(int(row), 1), names) for row in physical]).collect()
-        wanted = pl.Series(physical, dtype=pl.UInt32)
-        numbered = pl.scan_parquet(path, row_index_name="_row").filter(pl.col("_row").is_in(wanted.implode()))
-        return _chosen(numbered.drop("_row"), names).collect()
+        with _readable(self.folder):
+            if len(physical) <= SLICED_ROWS:
+                whole = pl.scan_parquet(path)
+                return pl.concat([_chosen(whole.slice(int(row), 1), names) for row in physical]).collect()
+            wanted = pl.Series(physical, dtype=pl.UInt32)
+            numbered = pl.scan_parquet(path, row_index_name="_row").filter(pl.col("_row").is_in(wanted.implode()))
+            return _chosen(numbered.drop("_row"), names).collect()
 
     def part(self) -> "Part":
-        """The live rows, to be stored again."""
+        """The live rows, to be stored again, and no caption but theirs."""
         blocks = range(0, self.rows, BLOCK_ROWS)
         keep = np.ones(self.rows, dtype=bool) if self.keep is None else self.keep
         vectors = (self.vectors[at : at + BLOCK_ROWS][keep[at : at + BLOCK_ROWS]] for at in blocks)
-        return Part(self.scan(), self.live, vectors, self.captions, self.alive(self.caption_of))
+        used, own = np.unique(self.alive(self.caption_of), return_inverse=True)
+        return Part(self.scan(), self.live, vectors, self.captions[used], own)
 
 
 def _chosen(records: pl.LazyFrame, names: list[str] | None) -> pl.LazyFrame:
@@ -120,6 +140,27 @@ def _chosen(records: pl.LazyFrame, names: list[str] | None) -> pl.LazyFrame:
     return records.select([name for name in names if name in here] or ["series_id"])
 
 
+@contextmanager
+def _readable(folder: Path, *more: type[Exception]) -> Iterator[None]:
+    """What damaged bytes make polars raise, and `more`, becomes one sentence about the segment."""
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException, *more) as error:
+        raise DecipherError(f"The segment {folder} cannot be read.", DAMAGED) from error
+
+
+def changed(folder: Path, stamps: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A sentence for each file of a segment that is not what it was when it was written; reads all of them."""
+    for name, stamp in stamps.items():
+        try:
+            same = digest(folder / name) == stamp["blake2b"]
+        except OSError as error:
+            yield f"segments/{folder.name}/{name} cannot be read: {error.strerror}."
+            continue
+        if not same:
+            yield f"segments/{folder.name}/{name} differs from its checksum."
+
+
 def open_segment(folder: Path, entry: Mapping[str, Any], start: int, dim: int) -> Segment:
     """The segment of a manifest's `entry`; DecipherError when files are missing, cut short, or disagree."""
     rows = int(entry["rows"])
@@ -127,12 +168,10 @@ def open_segment(folder: Path, entry: Mapping[str, Any], start: int, dim: int) -
         size = (folder / name).stat().st_size if (folder / name).is_file() else None
         if size != stamp["bytes"]:
             raise DecipherError(f"{folder / name} is {'missing' if size is None else 'cut short or changed'}.", DAMAGED)
-    try:
+    with _readable(folder, Exception):  # NumPy's parser of headers raises whatever Python's does
         held = SharedLock(folder / "vectors.npy")
         vectors, captions, caption_of = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS)
         count = pl.scan_parquet(folder / "series.parquet").select(pl.len()).collect().item()
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise DecipherError(f"The segment {folder} cannot be read.", DAMAGED) from error
     if not vectors.shape == (rows, dim) == (count, captions.shape[1]) or caption_of.shape != (rows,):
         raise DecipherError(f"In {folder} records and vectors do not have the same number of rows.", DAMAGED)
     return Segment(folder, rows, start, tombstones.keep(entry["removed"], rows), vectors, captions, caption_of, held)
@@ -158,21 +197,30 @@ def joined(parts: Sequence[Part]) -> Part:
 
 
 def distinct(captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different rows of float32 (n, E), in the order of their bytes, and each row's number of them, int32 (n,)."""
-    whole = np.ascontiguousarray(captions).view(np.dtype((np.void, captions.itemsize * captions.shape[1])))[:, 0]
-    _, first, own = np.unique(whole, return_index=True, return_inverse=True)
-    return captions[first], own.astype(np.int32)
+    """The different rows of float32 (n, E), as they first come, and each row's number of them, int32 (n,)."""
+    numbers: dict[bytes, int] = {}
+    own = np.fromiter((numbers.setdefault(row.tobytes(), len(numbers)) for row in captions), np.int32, len(captions))
+    return np.frombuffer(b"".join(numbers), np.float32).reshape(-1, captions.shape[1]), own
 
 
 def write_segment(folder: Path, part: Part, dim: int) -> dict[str, Any]:
     """Write a segment whole or not at all, block by block; returns its entry for the manifest."""
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in (partial, folder):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        return _written(partial, folder, part, dim)
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk gets its space back
+        raise
+
+
+def _written(partial: Path, folder: Path, part: Part, dim: int) -> dict[str, Any]:
     partial.mkdir(parents=True)
     part.records.sink_parquet(partial / "series.parquet", compression="zstd", row_group_size=ROWS_PER_GROUP)
     write_npy(partial / "vectors.npy", np.dtype(np.float32), (part.rows, dim), part.vectors)
-    np.save(partial / "captions.npy", part.captions, allow_pickle=False)
-    np.save(partial / "caption_of.npy", part.caption_of, allow_pickle=False)
+    write_npy(partial / "captions.npy", np.dtype(np.float32), part.captions.shape, [part.captions])
+    write_npy(partial / "caption_of.npy", np.dtype(np.int32), part.caption_of.shape, [part.caption_of])
     files = {}
     for path in sorted(partial.iterdir()):
         sync(path)
@@ -197,17 +245,25 @@ def check_rows(records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray,
     expected = (records.height, dim)
     if vectors.shape != expected or captions.shape != expected:
         raise DecipherError(f"Vectors {vectors.shape} and captions {captions.shape} do not match {expected}.")
-    if not normalised(vectors) or not np.isfinite(captions).all():
+    if not normalised(vectors) or not all(np.isfinite(block).all() for block in _blocks(captions)):
         raise DecipherError("The encoder gave vectors that are not finite or not of length 1.", "Check the model.")
     if records["series_id"].is_duplicated().any():
         twice = records.filter(pl.col("series_id").is_duplicated())["series_id"][0]
         raise DecipherError(f"Series {twice} stands twice in one batch of records.")
 
 
+def silent(captions: np.ndarray) -> np.ndarray:
+    """bool (n,): which of captions' vectors (n, E) say nothing: they are zeros, all others of length 1."""
+    return np.linalg.norm(captions, axis=1) < 0.5
+
+
 def normalised(vectors: np.ndarray) -> bool:
     """Whether each row has length 1 within 1e-3; reads a block at a time."""
-    blocks = (vectors[start : start + BLOCK_ROWS] for start in range(0, len(vectors), BLOCK_ROWS))
-    return all(bool((np.abs(np.einsum("ij,ij->i", block, block) - 1) < 2e-3).all()) for block in blocks)
+    return all(bool((np.abs(np.einsum("ij,ij->i", block, block) - 1) < 2e-3).all()) for block in _blocks(vectors))
+
+
+def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    return (array[start : start + BLOCK_ROWS] for start in range(0, len(array), BLOCK_ROWS))
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -4,16 +4,15 @@
 
 Decisions: a commit is one atomic rename of manifest.json. Segments are never changed; removing is a tombstone, a row
 number in the manifest. What a killed writer left is named by no manifest, hence unseen by readers, and swept by the
-next writer; segments that compacting retires go the same way, once nobody reads them. Row i of series.parquet is row i of
-vectors.npy. Records are read by column and by row, vectors are memory-mapped, so that opening costs the same for a
-thousand series and a million. Readers see the commit that was last when they opened. Segments of like size are joined
-as they come, so that there are few and a row is written again but a few times.
+next writer (see index.leftovers). Row i of series.parquet is row i of vectors.npy. Records are read by column and by row,
+vectors are memory-mapped, so that opening costs the same for a thousand series and a million. Readers see the commit that
+was last when they opened; a writer starts from the last one, card included, whatever it knew before. Segments of like size
+are joined as they come, so that there are few and a row is written again but a few times.
 """
 
 import dataclasses
 import secrets
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -23,13 +22,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from index import tombstones
+from index import manifest, tombstones
 from index.archive import Archive
-from index.lock import is_read, writer_lock
+from index.leftovers import sweep_pictures, sweep_segments
+from index.lock import writable, writer_lock
 from index.rows import Rows
 from index.segment import (
+    DAMAGED,
     Part,
     Segment,
+    changed,
     check_rows,
     joined,
     open_segment,
@@ -42,7 +44,6 @@ from index.segment import (
 )
 from models.errors import DecipherError
 
-FORMAT = 2
 MOST_SEGMENTS = 16
 """more young ones are joined, since each costs a little at every opening"""
 OWN_NAMES = {"card.json", "key", "lock", "segments"}
@@ -51,11 +52,11 @@ OWN_NAMES = {"card.json", "key", "lock", "segments"}
 class Index(Rows):
     """An index folder as of one commit. Use `Index.create` or `Index.open`; row numbers are those of `records`."""
 
-    def __init__(self, folder: Path, card: dict[str, Any], manifest: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, card: dict[str, Any], commit: dict[str, Any]) -> None:
         super().__init__(int(card["passport"]["dim"]))
         self.folder, self.card = folder, card
         self._writing = False
-        self._load(manifest)
+        self._load(commit)
 
     @classmethod
     def create(
@@ -66,23 +67,23 @@ class Index(Rows):
         `key` (32 bytes, random by default) is the secret under which patients are hashed; it stays in this folder.
         """
         folder = Path(folder)
-        _check_free(folder)
+        check_free(folder)
         card = {
             "kind": "decipher index",
-            "format": FORMAT,
+            "format": manifest.FORMAT,
             "passport": dict(passport),
             "versions": {"decipher": _version()},
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "archives": [archive.to_json() for archive in archives],
             "series": 0,
         }
-        with _writable(folder):
+        with writable(folder):
             (folder / "segments").mkdir(parents=True, exist_ok=True)
             with writer_lock(folder):
-                _check_free(folder)
+                check_free(folder)
                 replace_file(folder / "key", key or secrets.token_bytes(32), mode=0o600)
                 write_json(folder / "card.json", card)
-                write_json(folder / "manifest.json", {"format": FORMAT, "commit": 0, "next_segment": 1, "segments": []})
+                manifest.write(folder, manifest.EMPTY)
         return cls.open(folder)
 
     @classmethod
@@ -93,16 +94,16 @@ class Index(Rows):
             raise DecipherError(f"No index in {folder}.", "Make one: decipher encode ARCHIVE")
         if not is_index(folder):
             raise DecipherError(f"{folder} is not an index.", "Make one elsewhere: decipher encode ARCHIVE -i FOLDER")
-        manifest = read_json(folder / "manifest.json")
+        commit = manifest.read(folder)
         while True:
             try:
-                return cls(folder, read_json(folder / "card.json"), manifest)
+                return cls(folder, _read_card(folder), commit)
             except DecipherError:
                 # A writer may have swept segments away between our reading the manifest and opening them.
-                newer = read_json(folder / "manifest.json")
-                if newer == manifest:
+                newer = manifest.read(folder)
+                if newer == commit:
                     raise
-                manifest = newer
+                commit = newer
 
     @property
     def passport(self) -> dict[str, Any]:
@@ -126,13 +127,19 @@ class Index(Rows):
     @property
     def key(self) -> bytes:
         """The 32 secret bytes under which patient identities are hashed."""
-        return (self.folder / "key").read_bytes()
+        try:
+            return (self.folder / "key").read_bytes()
+        except OSError as error:
+            raise DecipherError(f"{self.folder / 'key'} cannot be read.", DAMAGED) from error
 
     @property
     def rejects(self) -> pl.DataFrame | None:
         """The ledger of what was not encoded; None when none was written."""
         path = self.folder / "rejects.parquet"
-        return pl.read_parquet(path) if path.is_file() else None
+        try:
+            return pl.read_parquet(path) if path.is_file() else None
+        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            raise DecipherError(f"{path} cannot be read.", "Remove it; the next encode writes it anew.") from error
 
     def check_passport(self, passport: Mapping[str, Any]) -> None:
         """DecipherError naming both models when `passport` is not that of the encoder of these vectors."""
@@ -147,19 +154,26 @@ class Index(Rows):
         """Each segment with what its files were when they were written: {name: {"bytes": ..., "blake2b": ...}}."""
         return zip(self.segments, (entry["files"] for entry in self._entries), strict=True)
 
+    def check_sums(self, first: int = 0) -> None:
+        """DecipherError where a file of the segments from number `first` on differs from its checksum; reads all of them."""
+        for segment, stamps in list(self.stamped())[first:]:
+            for sentence in changed(segment.folder, stamps):
+                raise DecipherError(f"{self.folder}: {sentence}", DAMAGED)
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the writer's lock over several changes, each still a commit of its own; starts from the last commit."""
         if self._writing:
             yield
             return
-        with writer_lock(self.folder):
+        with writer_lock(self.folder) as orderly:
             self._writing = True
             try:
-                manifest = read_json(self.folder / "manifest.json")
-                if manifest != self._manifest:
-                    self._load(manifest)
-                self._sweep()
+                commit = manifest.read(self.folder)
+                if commit != self._manifest:
+                    self._load(commit)
+                self.card = {**_read_card(self.folder), "series": len(self)}
+                self._sweep(orderly)
                 yield
             finally:
                 self._writing = False
@@ -192,44 +206,38 @@ class Index(Rows):
                 self._join(0)
 
     def tidy(self) -> None:
-        """Where there are many young segments, join them: from the first that is no larger than all after it together."""
+        """Join the young segments where there are many of them (see `first_young`)."""
         with self.writing():
             sizes = [segment.live for segment in self.segments]
-            young = [at for at, size in enumerate(sizes) if size <= sum(sizes[at + 1 :])]
-            if young and len(sizes) - young[0] > MOST_SEGMENTS:
-                self._join(young[0])
+            if len(sizes) - first_young(sizes) > MOST_SEGMENTS:
+                self._join(first_young(sizes))
 
     def update_card(self, **changes: Any) -> None:
         """Change entries of card.json atomically."""
-        with self.writing(), _writable(self.folder):
-            self.card = {**read_json(self.folder / "card.json"), **changes, "series": len(self)}
-            write_json(self.folder / "card.json", self.card)
+        with self.writing(), writable(self.folder):
+            write_json(self.folder / "card.json", {**self.card, **changes})
+            self.card |= changes
 
     def write_rejects(self, rejects: pl.DataFrame) -> None:
         """Replace rejects.parquet: what was not encoded, and why."""
-        with self.writing(), _writable(self.folder):
+        with self.writing(), writable(self.folder):
             partial = self.folder / "rejects.parquet.partial"
             rejects.write_parquet(partial, compression="zstd")
             sync(partial)
             partial.replace(self.folder / "rejects.parquet")
 
-    def _load(self, manifest: dict[str, Any]) -> None:
-        if manifest.get("format") != FORMAT:
-            raise DecipherError(
-                f"The index {self.folder} was written by another version of decipher.",
-                "Update decipher, or encode the archive into a new folder with -i.",
-            )
+    def _load(self, commit: dict[str, Any]) -> None:
         before = {one.name: (one, entry) for one, entry in zip(self.segments, self._entries, strict=True)}
         segments: list[Segment] = []
         start = 0
-        for entry in manifest["segments"]:
+        for entry in commit["segments"]:
             known, same = before.get(entry["name"], (None, None))
             if known and same == entry:
                 segments.append(dataclasses.replace(known, start=start))
             else:
                 segments.append(open_segment(self.folder / "segments" / entry["name"], entry, start, self.dim))
             start += segments[-1].live
-        self._manifest = manifest
+        self._manifest = commit
         self._hold(segments)
         self.card = {**self.card, "series": start}
 
@@ -254,40 +262,51 @@ class Index(Rows):
         self, entries: list[dict[str, Any]], records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray | None
     ) -> None:
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        captions = np.zeros_like(vectors) if captions is None else np.ascontiguousarray(captions, dtype=np.float32)
+        captions = (
+            np.broadcast_to(np.float32(0), vectors.shape)
+            if captions is None
+            else captions.astype(np.float32, copy=False)
+        )
         check_rows(records, vectors, captions, self.dim)
         if records.height:
             self._store(entries, part_of(records, vectors, captions))
 
     def _join(self, first: int) -> None:
-        """Commit the live rows of the segments from number `first` on as one segment."""
+        """Commit the live rows of the segments from number `first` on as one segment; damaged ones are never copied."""
+        self.check_sums(first)
         self._store(self._entries[:first], joined([segment.part() for segment in self.segments[first:]]))
 
     def _store(self, entries: list[dict[str, Any]], part: Part) -> None:
         name = f"{self._manifest['next_segment']:06d}"
-        with _writable(self.folder):
+        with writable(self.folder):
             entry = write_segment(self.folder / "segments" / name, part, self.dim)
         self._publish([*entries, entry])
 
     def _publish(self, entries: list[dict[str, Any]]) -> None:
         """The commit point: rename the new manifest over the old, then follow it."""
-        numbers = [self._manifest["next_segment"], *(int(entry["name"]) + 1 for entry in entries)]
-        manifest = {"format": FORMAT, "commit": self.commit + 1, "next_segment": max(numbers), "segments": entries}
-        with _writable(self.folder):
-            write_json(self.folder / "manifest.json", manifest)
-            self._load(manifest)
+        commit = manifest.after(self._manifest, entries)
+        with writable(self.folder):
+            manifest.write(self.folder, commit)
+        self._load(commit)
+        with writable(self.folder):
             write_json(self.folder / "card.json", self.card)
 
-    def _sweep(self) -> None:
-        """Delete what a killed writer left and what no manifest names any more; only ever under the lock."""
-        known = {entry["name"] for entry in self._manifest["segments"]}
-        with _writable(self.folder):
-            for path in (self.folder / "segments").iterdir():
-                ours = path.name.removesuffix(".partial").isdigit()
-                if ours and path.name not in known and not is_read(path / "vectors.npy"):
-                    shutil.rmtree(path)
-            for path in self.folder.glob("*.partial"):
-                path.unlink()
+    def _sweep(self, orderly: bool) -> None:
+        """Clear away what earlier writers left; all of it where the last one did not come to its end."""
+        with writable(self.folder):
+            sweep_segments(self.folder, {segment.name for segment in self.segments})
+            if not orderly:
+                sweep_pictures(self.folder, set(self.columns(["series_id"])["series_id"]))
+
+
+def first_young(sizes: Sequence[int]) -> int:
+    """The first segment that is no larger than all after it together: before it each is half of what is left, or more."""
+    left = sum(sizes)
+    for at, size in enumerate(sizes):
+        left -= size
+        if size <= left:
+            return at
+    return len(sizes)
 
 
 def is_index(folder: Path) -> bool:
@@ -295,7 +314,7 @@ def is_index(folder: Path) -> bool:
     return (folder / "manifest.json").is_file() and (folder / "card.json").is_file()
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
     """DecipherError unless an index may be made here: nothing there, or only what a killed `create` left."""
     if not folder.exists():
         return
@@ -309,15 +328,14 @@ def _check_free(folder: Path) -> None:
         raise DecipherError(f"{folder} holds other files and is not an index.", "Choose another folder with -i.")
 
 
-@contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def _read_card(folder: Path) -> dict[str, Any]:
+    card = read_json(folder / "card.json")
     try:
-        yield
-    except OSError as error:
-        raise DecipherError(
-            f"The index {folder} cannot be written: {error.strerror or error}.",
-            "Check the disk's space and the folder's permissions; the index is as it was before.",
-        ) from error
+        int(card["passport"]["dim"])
+        _ = [Archive.from_json(entry) for entry in card["archives"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DecipherError(f"{folder / 'card.json'} lacks what an index says of itself.", DAMAGED) from error
+    return card
 
 
 def _name(passport: Mapping[str, Any]) -> str:

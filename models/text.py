@@ -119,6 +119,10 @@ class TextEncoder(nn.Module):
         hidden = self.base(ids, valid) * valid[..., None]
         return F.normalize(hidden.sum(dim=1) / valid.sum(dim=1, keepdim=True), dim=-1)
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than are read."""
+        return bool(self.tokenizer.encode(text).overflowing)
+
     def forward(self, sentences: torch.Tensor) -> torch.Tensor:
         """Sentence vectors (B, width) to the shared space (B, dim)."""
         return sentences + self.adapter(sentences)

@@ -207,7 +207,7 @@ def test_the_index_of_the_environment_is_the_default(decipher, index: Path, monk
 
 
 def test_a_closed_pipe_ends_quietly(index: Path, folder: Path) -> None:
-    command = f"{sys.executable} -c 'from decipher_cli.main import main; main()' search MRI --json -k 500 | head -1"
+    command = f"{sys.executable} -c 'from decipher_cli.main import main; main()' search MRI --json -k 500 -q | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=folder, capture_output=True, text=True)
     assert done.stderr.strip() == "" and json.loads(done.stdout)["rank"] == 1
 

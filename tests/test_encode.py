@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from test_nifti import save
 
-from index.labelled import read_archive
 from index.caption import caption
 from index.encode import EncodeOptions, EncodeSummary, encode_archive
+from index.labelled import read_archive
 from index.store import Index
-from models.decipher import Decipher, load
 from index.verify import verify
+from models.decipher import Decipher, load
 from models.errors import DecipherError
 
 
@@ -154,3 +155,111 @@ def test_interrupted_blocks_are_kept(
     rest = run(archive, tmp_path / "index", None)
     assert rest.unchanged == 8 and rest.encoded == read_archive(archive).records.height - 8
     assert verify(Index.open(tmp_path / "index")) == []
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """An archive of 24 small NIfTI files, quickly encoded."""
+    chance = np.random.default_rng(0)
+    for number in range(24):
+        save(tmp_path / "plain" / f"sub-{number:02d}_T1w.nii.gz", chance.integers(0, 900, (12, 11, 10)).astype("<i2"))
+    return tmp_path / "plain"
+
+
+def test_an_index_that_is_empty_is_filled_under_its_own_key(plain: Path, tiny_model: Path, tmp_path: Path) -> None:
+    from index.removal import remove
+    from models.folder import passport
+
+    made = Index.create(tmp_path / "index", passport(str(tiny_model)), key=b"k" * 32)
+    first = run(plain, made.folder, tiny_model)
+    index = Index.open(made.folder)
+    assert index.key == made.key and len(index) == first.encoded == 24
+    records, vectors = index.records, index.vectors.copy()
+    assert remove(index, records["series_id"].to_list()) == first.encoded
+    again = run(plain, made.folder, None)
+    assert (again.encoded, again.unchanged) == (first.encoded, 0)
+    index = Index.open(made.folder)
+    assert index.records.equals(records) and index.vectors.tobytes() == vectors.tobytes()
+
+
+def test_another_writer_is_told_before_a_long_scan(
+    archive: Path, encoded: tuple[Path, EncodeSummary], tmp_path: Path
+) -> None:
+    folder, said = Path(shutil.copytree(encoded[0], tmp_path / "index")), []
+    with Index.open(folder).writing(), pytest.raises(DecipherError, match="Another process"):
+        encode_archive(archive, folder, EncodeOptions(), lambda *words: said.append(words))
+    assert said == []
+
+
+def test_an_empty_index_is_one_encoder_s_too(archive: Path, tiny_model: Path, tmp_path: Path) -> None:
+    Index.create(tmp_path / "index", {"name": "large", "hash": "ff" * 16, "dim": 384})
+    with pytest.raises(DecipherError, match="another encoder"):
+        run(archive, tmp_path / "index", tiny_model)
+
+
+def test_many_new_labels_are_taken_in_blocks(
+    archive: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    encoded: tuple[Path, EncodeSummary],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from index import encode
+
+    monkeypatch.setattr(encode, "RELABELLED", 5)
+    folder = tmp_path / "index"
+    shutil.copytree(encoded[0], folder)
+    before = Index.open(folder)
+    labels = tmp_path / "site.csv"
+    labels.write_text("\n".join(["path,site", *(f"{path},north" for path in before.records["path"][3:20])]))
+    done = run(archive, folder, None, labels=labels)
+    after = Index.open(folder)
+    assert done.unchanged == len(before) == len(after)
+    assert after.commit - before.commit == -(-len(after) // 5), "the labels of this table are all there are now"
+    old = dict(zip(before.records["series_id"], before.vectors, strict=True))
+    assert all(np.array_equal(old[one], v) for one, v in zip(after.records["series_id"], after.vectors, strict=True))
+    assert after.records.filter(pl.col("site") == "north")["path"].to_list() == before.records["path"][3:20].to_list()
+
+
+def test_a_full_disk_while_encoding_is_told_and_what_was_committed_stays(
+    plain: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from index import embed, encode, scanned
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(encode, "BLOCK", 4)
+    real, left = embed.save_thumbnail, [14]
+
+    def until_full(*words: object) -> None:
+        left[0] -= 1
+        real(*words) if left[0] else full()  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "save_thumbnail", until_full)
+        with pytest.raises(DecipherError, match="cannot be written to: No space left") as told:
+            run(plain, tmp_path / "index", tiny_model)
+    assert "disk's space" in told.value.hint
+    committed = len(Index.open(tmp_path / "index"))
+    assert committed in (4, 8, 12) and verify(Index.open(tmp_path / "index")) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(scanned, "_write", full)
+        (plain / "new.txt").write_text("so that the archive is scanned anew")
+        with pytest.raises(DecipherError, match="cannot be written to: No space left"):
+            run(plain, tmp_path / "index", None)
+    assert run(plain, tmp_path / "index", None).unchanged == committed
+    (plain / "new.txt").unlink()
+
+
+def test_small_blocks_do_not_leave_many_segments(
+    plain: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from index import encode
+    from index.store import MOST_SEGMENTS
+
+    monkeypatch.setattr(encode, "BLOCK", 1)
+    done = run(plain, tmp_path / "index", tiny_model)
+    index = Index.open(tmp_path / "index")
+    assert len(index) == done.encoded > MOST_SEGMENTS + 5 > len(index.segments)
+    assert index.records["path"].to_list() == sorted(index.records["path"])

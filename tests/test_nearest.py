@@ -1,147 +1,318 @@
-"""Nearest neighbours: what NumPy finds by sorting everything is what is found, by every path."""
+"""nearest.faiss beside an index that grows and shrinks: it proposes what exact search finds, and where it cannot, says so."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from index import approximate, building
 from index import nearest as module
-from index.nearest import build, inner_products, load, nearest, refresh
+from index.covered import read_stamp
+from index.nearest import described, load, rebuild, refresh
+from index.ranking import Side, exact, ranking
 from index.store import Index
 from models.errors import DecipherError
 
-DIM = 16
+DIM, COUNT = 16, 3000
 
 
-def unit(rng: np.random.Generator, count: int, dim: int = DIM) -> np.ndarray:
-    vectors = rng.standard_normal((count, dim)).astype(np.float32)
+def unit(rng: np.random.Generator, count: int) -> np.ndarray:
+    vectors = rng.standard_normal((count, DIM)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def oracle(vectors: np.ndarray, query: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[list, list]:
-    """Sort everything by (score down, row up), in float64."""
-    scores = vectors.astype(np.float64) @ query.astype(np.float64)
-    rows = [row for row in range(len(vectors)) if allowed is None or allowed[row]]
-    rows = sorted(rows, key=lambda row: (-round(scores[row], 12), row))[:k]
-    return [scores[row] for row in rows], rows
+def clustered(rng: np.random.Generator, count: int) -> np.ndarray:
+    vectors = unit(np.random.default_rng(7), 40)[rng.integers(0, 40, count)] + 0.5 * unit(rng, count)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    count=st.integers(1, 300),
-    k=st.integers(1, 320),
-    share=st.sampled_from([None, 0.0, 0.02, 0.5, 1.0]),
-    distinct=st.sampled_from([2, 1000]),
-    seed=st.integers(0, 9),
-)
-def test_equals_sorting_everything(count, k, share, distinct, seed):
-    rng = np.random.default_rng(seed)
-    vectors = unit(rng, min(count, distinct))[rng.integers(0, min(count, distinct), count)]
-    queries = unit(rng, 3)
-    allowed = None if share is None else rng.random(count) < share
-    scores, rows = nearest(vectors, queries, k, allowed)
-    for query, found_scores, found_rows in zip(queries, scores, rows, strict=True):
-        true_scores, true_rows = oracle(vectors, query, k, allowed)
-        assert found_rows.tolist() == true_rows
-        np.testing.assert_allclose(found_scores, true_scores, atol=1e-12)
+def add(index: Index, rng: np.random.Generator, count: int) -> None:
+    first = index.commit * 100_000
+    ids = pl.DataFrame({"series_id": [f"s{row:09d}" for row in range(first, first + count)]})
+    index.append(ids, clustered(rng, count), unit(rng, 20)[rng.integers(0, 20, count)])
 
 
-@pytest.mark.parametrize("count", [1, 50, 400])
-def test_faiss_flat_gives_the_same_rows_and_scores_as_numpy(rng, count):
-    vectors = unit(rng, count)
-    vectors[count // 2 :] = vectors[: count - count // 2]
-    queries = np.concatenate([unit(rng, 4), vectors[:1]])
-    for k in (1, 7, count):
-        plain, through_faiss = nearest(vectors, queries, k), nearest(vectors, queries, k, faiss_index=build(vectors))
-        np.testing.assert_array_equal(plain[1], through_faiss[1])
-        np.testing.assert_array_equal(plain[0], through_faiss[0])
+def drop(index: Index, rows: np.ndarray) -> None:
+    index.remove(index.columns(["series_id"])["series_id"].gather(rows))
 
 
-def test_a_hundred_equal_vectors_answer_in_row_order_through_faiss(rng):
-    vectors = np.repeat(unit(rng, 2), 100, axis=0)
-    _, rows = nearest(vectors, vectors[:1], 5, faiss_index=build(vectors))
-    assert rows.tolist() == [[0, 1, 2, 3, 4]]
-
-
-def test_a_filter_is_exact_also_where_faiss_only_proposes(rng):
-    vectors = unit(rng, 500)
-    allowed = np.zeros(500, dtype=bool)
-    allowed[rng.choice(500, 7, replace=False)] = True
-    query = unit(rng, 1)
-    _, rows = nearest(vectors, query, 5, allowed, faiss_index=build(vectors, "HNSW8"))
-    assert rows[0].tolist() == oracle(vectors, query[0], 5, allowed)[1]
-
-
-def test_equal_vectors_score_equally_wherever_they_lie(rng):
-    one = unit(rng, 1, 384)
-    vectors = np.repeat(one, 1001, axis=0)
-    scores = inner_products(vectors, np.arange(1001), unit(rng, 1, 384)[0])
-    assert len(set(scores.tolist())) == 1
-    blocks = inner_products(vectors.__getitem__, np.arange(1001), one[0])
-    np.testing.assert_allclose(blocks, 1, atol=1e-6)
-
-
-def test_an_approximate_factory_finds_nearly_all(rng):
-    vectors, queries = unit(rng, 2000), unit(rng, 20)
-    _, exact = nearest(vectors, queries, 10)
-    _, rough = nearest(vectors, queries, 10, faiss_index=build(vectors, "HNSW32"))
-    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.tolist(), rough.tolist(), strict=True)])
-    assert recall > 0.9
-
-
-def test_a_wrong_factory_string_is_told(rng):
-    with pytest.raises(DecipherError, match="no_such_factory"):
-        build(unit(rng, 5), "no_such_factory")
+def recall(index: Index, rng: np.random.Generator, count: int = 60) -> float:
+    """How many of the ten best of new queries are found through nearest.faiss."""
+    nearest = load(index)
+    assert nearest is not None
+    found = []
+    for query in clustered(rng, count):
+        side = [Side("vectors", query)]
+        rows = ranking(index, side, None, nearest)(10)[1]
+        assert len(rows) == 10
+        found.append(np.isin(exact(index, side)(10)[1], rows).mean())
+    return float(np.mean(found))
 
 
 @pytest.fixture
-def index(tmp_path: Path, rng: np.random.Generator) -> Index:
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approximate, "FROM_ROWS", 1000)
+    monkeypatch.setattr(approximate, "SMALLEST_SAMPLE", 1024)
+    monkeypatch.setattr(building, "QUESTIONS", 40)
+    monkeypatch.setattr(module, "FLAT_ROWS", 500)
+
+
+@pytest.fixture
+def index(tmp_path: Path, rng: np.random.Generator, small_limits: None) -> Index:
+    """3,000 rows in two segments, a few removed, with nearest.faiss."""
     made = Index.create(tmp_path / "index", {"name": "small", "hash": "h", "dim": DIM})
-    made.append(pl.DataFrame({"series_id": [f"s{i}" for i in range(40)]}), unit(rng, 40))
+    add(made, rng, 2000)
+    add(made, rng, COUNT - 2000 + 9)
+    drop(made, np.arange(5, 3000, 350))
+    assert load(made) is None
+    refresh(made)
     return made
 
 
-def test_the_file_is_that_of_the_live_rows_and_of_this_commit(index):
+def test_a_large_index_gets_cells_that_find_what_exact_search_finds(index, rng):
+    stamp = read_stamp(index.folder)
+    assert (stamp["factory"], stamp["rows"], len(index)) == ("IVF128,SQ8", COUNT, COUNT)
+    assert set(stamp["depths"]) == {"10", "100", "1000"}
+    assert min(stamp["depths"]["10"]["recall"].values()) >= 0.99
+    assert recall(index, rng) >= 0.98
+    told = described(index)
+    assert told["bytes"] == (index.folder / "nearest.faiss").stat().st_size
+    assert told["recall@10"] >= 0.99
+    assert 1 <= told["depth@10"] <= 128
+
+
+def test_scores_are_those_of_exact_search_to_the_last_bit(index, rng):
+    side = [Side("vectors", clustered(rng, 1)[0])]
+    found, all_of_it = ranking(index, side, None, load(index))(5), exact(index, side)(5)
+    np.testing.assert_array_equal(found[1], all_of_it[1])
+    np.testing.assert_array_equal(found[0], all_of_it[0])
+
+
+def test_rows_added_since_are_found_and_nothing_is_built(index, rng):
+    before = (index.folder / "nearest.json").stat().st_mtime_ns
+    add(index, rng, 50)
+    refresh(index)
+    assert (index.folder / "nearest.json").stat().st_mtime_ns == before
+    for row in range(COUNT, COUNT + 50, 7):
+        assert row in load(index).candidates(index.gather([row])[0], 1)
+    assert recall(index, rng) >= 0.98
+
+
+def test_rows_removed_since_are_found_no_more(index, rng):
+    query = index.gather([1234])[0]
+    near = exact(index, [Side("vectors", query)])(40)[1]
+    assert near[0] == 1234
+    left = exact(index, [Side("vectors", query)])(60)[1][40:]
+    names = index.columns(["series_id"])["series_id"]
+    wanted = names.gather(left[:10]).to_list()
+    index.remove(names.gather(near))
+    found = ranking(index, [Side("vectors", query)], None, load(index))(10)[1]
+    assert index.columns(["series_id"])["series_id"].gather(found).to_list() == wanted
+
+
+def test_what_cannot_be_found_is_not_made_up(index):
+    nearest = load(index)
+    query = index.gather([0])[0]
+    assert len(nearest.candidates(query, 1000)) >= 1000
+    assert nearest.candidates(query, 1001) is None, "recall was measured up to 1000"
+    drop(index, np.arange(600))
+    assert load(index).candidates(query, 1000) is not None
+    drop(index, np.arange(len(index) - 900))
+    assert load(index) is None, "most of what it covers is gone"
+    assert len(ranking(index, [Side("vectors", query)], None, load(index))(1000)[1]) == 900
+
+
+def test_a_fiftieth_is_added_and_taken_out_in_place(index, rng):
+    import faiss
+
+    before = faiss.read_index(str(index.folder / "nearest.faiss"))
+    add(index, rng, 80)
+    drop(index, np.arange(0, 600, 10))
+    refresh(index)
+    stamp = read_stamp(index.folder)
+    assert (stamp["rows"], stamp["learnt_from"]) == (len(index), COUNT) == (COUNT + 20, COUNT)
+    changed = faiss.read_index(str(index.folder / "nearest.faiss"))
+    np.testing.assert_array_equal(changed.quantizer.reconstruct_n(0, 128), before.quantizer.reconstruct_n(0, 128))
+    assert recall(index, rng) >= 0.98
+
+
+def test_joined_segments_stay_searched_and_come_back_in_place(index, rng):
+    for _ in range(3):
+        add(index, rng, 10)
+    index.compact()
+    assert len(index.segments) == 1
     assert load(index) is None
     refresh(index)
-    index.remove(["s3"])
-    assert load(index) is None, "built for a former commit"
+    stamp = read_stamp(index.folder)
+    assert [one["first"] for one in stamp["segments"]] == [0]
+    assert (stamp["rows"], stamp["learnt_from"]) == (COUNT + 30, COUNT)
+    assert recall(index, rng) >= 0.98
+
+
+def test_an_index_of_twice_the_size_is_learnt_anew(index, rng):
+    add(index, rng, COUNT + 100)
     refresh(index)
-    loaded = load(Index.open(index.folder))
-    assert loaded.ntotal == 39
-    queries = np.asarray(index.vectors[[2, 3]])
-    _, rows = nearest(index.vectors, queries, 1, faiss_index=loaded)
-    assert rows.tolist() == [[2], [3]]
-    assert index.records["series_id"][3] == "s4"
+    assert read_stamp(index.folder)["learnt_from"] == len(index)
+    assert recall(index, rng) >= 0.98
 
 
-def test_it_is_not_built_twice_but_for_another_factory(index, monkeypatch):
-    built = []
-    monkeypatch.setattr(module, "build", lambda *args: built.append(args[1]) or build(*args))
-    for factory in ("Flat", "Flat", "HNSW8", "HNSW8"):
-        refresh(index, factory)
-    assert built == ["Flat", "HNSW8"]
-
-
-def test_a_damaged_or_missing_file_is_passed_over_and_built_again(index):
+def test_on_demand_no_trace_of_a_removed_row_stays(index):
+    drop(index, np.array([17]))
     refresh(index)
-    path = index.folder / "nearest.faiss"
-    for damage in (path.read_bytes()[:-9], b"", b"\0" * path.stat().st_size, None):
-        path.write_bytes(damage) if damage is not None else path.unlink()
-        assert load(index) is None
-        (index.folder / "nearest.json").unlink(missing_ok=True)
+    assert read_stamp(index.folder)["rows"] == COUNT
+    refresh(index, forget=True)
+    assert read_stamp(index.folder)["rows"] == COUNT - 1
+    before = (index.folder / "nearest.json").stat().st_mtime_ns
+    refresh(index, forget=True)
+    assert (index.folder / "nearest.json").stat().st_mtime_ns == before
+
+
+def test_what_was_asked_for_is_remembered(index, rng):
+    refresh(index, "exact")
+    assert not (index.folder / "nearest.faiss").exists()
+    add(index, rng, 10)
+    refresh(index)
+    assert load(index) is None
+    assert described(index) == {"factory": "exact"}
+    refresh(index, "HNSW16")
+    assert recall(index, rng) >= 0.95
+    add(index, rng, 100)
+    refresh(index)
+    assert described(index)["rows"] == COUNT + 10, "a graph is built again only after a fifth has changed"
+    add(index, rng, 800)
+    refresh(index)
+    assert (described(index)["factory"], described(index)["rows"]) == ("HNSW16", len(index))
+    told = rebuild(index)
+    assert told["factory"] == approximate.automatic(len(index))
+    assert told["seconds"] > 0
+    assert json.loads((index.folder / "nearest.json").read_text())["asked"] == "auto"
+
+
+def test_a_small_index_gets_its_vectors_as_they_are(tmp_path, rng, small_limits):
+    import faiss
+
+    index = Index.create(tmp_path / "index", {"name": "small", "hash": "h", "dim": DIM})
+    refresh(index)
+    assert not (index.folder / "nearest.faiss").exists()
+    add(index, rng, 40)
+    add(index, rng, 30)
+    for _ in range(2):
+        drop(index, np.array([3, 50]))
         refresh(index)
-        assert load(index).ntotal == 40
-    (index.folder / "nearest.json").write_text("{")
-    assert load(index) is None
+        plain = faiss.read_index(str(index.folder / "nearest.faiss"))
+        np.testing.assert_array_equal(plain.reconstruct_n(0, plain.ntotal), index.vectors)
+        assert load(index) is None, "exact search is as quick"
+    before = (index.folder / "nearest.faiss").stat().st_mtime_ns
+    refresh(index)
+    assert (index.folder / "nearest.faiss").stat().st_mtime_ns == before
+    add(index, rng, 600)
+    refresh(index)
+    assert not (index.folder / "nearest.faiss").exists()
 
 
-def test_nothing_is_found_where_nothing_is(tmp_path, rng):
-    empty = Index.create(tmp_path / "empty", {"name": "small", "hash": "h", "dim": DIM})
-    refresh(empty)
-    assert load(empty) is None
-    scores, rows = nearest(empty.vectors, unit(rng, 2), 3)
-    assert scores.shape == rows.shape == (2, 0)
+def test_a_damaged_file_is_passed_over(index):
+    path, stamp = index.folder / "nearest.faiss", index.folder / "nearest.json"
+    whole, said = path.read_bytes(), stamp.read_bytes()
+    assert load(index) is not None
+    for damage in (whole[:-9], b"", bytes(len(whole)), bytes([whole[0] ^ 1]) + whole[1:], None):
+        path.write_bytes(damage) if damage is not None else path.unlink()
+        stamp.write_bytes(said)
+        assert load(Index.open(index.folder)) is None
+    path.write_bytes(whole)
+    for lie in (
+        b"{",
+        b"[]",
+        b"{}",
+        said.replace(b'"first": 0', b'"first": 1'),
+        said.replace(b"3000", b"3001"),
+        said[:-3],
+    ):
+        assert lie != said
+        stamp.write_bytes(lie)
+        assert load(Index.open(index.folder)) is None
+    refresh(index)
+    assert load(index) is not None
+
+
+def test_any_flipped_byte_costs_at_most_the_shortcut(index, rng):
+    path = index.folder / "nearest.faiss"
+    whole = path.read_bytes()
+    head = read_stamp(index.folder)["head"]
+    side = [Side("vectors", index.gather([77])[0])]
+    wanted = exact(index, side)(10)[1]
+    places = [*rng.integers(0, head, 40), *rng.integers(head, len(whole), 160)]
+    passed_over = 0
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ int(rng.integers(1, 256))]) + whole[place + 1 :])
+        fresh = Index.open(index.folder)
+        nearest = load(fresh)
+        passed_over += nearest is None
+        rows = ranking(fresh, side, None, nearest)(10)[1]
+        assert len(set(rows.tolist())) == 10
+        assert np.isin(rows, wanted).sum() >= 8
+    assert passed_over == 40, "all of the head, none of the codes"
+
+
+def test_a_reader_keeps_what_it_opened_while_a_writer_builds_anew(index, rng):
+    reader = Index.open(index.folder)
+    nearest, query = load(reader), clustered(rng, 1)[0]
+    before = nearest.candidates(query, 10)
+    add(index, rng, 500)
+    rebuild(index, "HNSW8")
+    np.testing.assert_array_equal(nearest.candidates(query, 10), before)
+    assert load(reader) is not None, "what the new one covers is more than this reader sees"
+    assert load(reader).candidates(query, 10).max() < len(reader)
+
+
+def test_what_was_loaded_is_loaded_once_a_commit(index, rng):
+    first = load(index)
+    assert load(index) is first
+    add(index, rng, 1)
+    assert load(index) is not first
+
+
+def test_a_folder_of_another_index_is_not_believed(index, tmp_path, rng):
+    other = Index.create(tmp_path / "other", {"name": "small", "hash": "h", "dim": DIM})
+    add(other, np.random.default_rng(99), 2000)
+    add(other, np.random.default_rng(98), 1000)
+    for name in ("nearest.faiss", "nearest.json"):
+        shutil.copy(index.folder / name, other.folder / name)
+    assert load(other) is None
+
+
+@pytest.mark.parametrize("factory", ["no_such_factory", "IVF999999,SQ8"])
+def test_what_faiss_cannot_build_is_told_and_nothing_changes(index, factory):
+    before = (index.folder / "nearest.faiss").read_bytes()
+    with pytest.raises(DecipherError, match="cannot build"):
+        refresh(index, factory)
+    assert (index.folder / "nearest.faiss").read_bytes() == before
+    assert load(index) is not None
+
+
+def test_a_full_disk_is_told_and_leaves_exact_search(index, monkeypatch):
+    import faiss
+
+    def full(made, name):
+        Path(name).write_bytes(b"half of it")
+        raise RuntimeError("write error in nearest.faiss.partial: No space left on device")
+
+    monkeypatch.setattr(faiss, "write_index", full)
+    with pytest.raises(DecipherError, match="cannot be written") as told:
+        refresh(index, "Flat")
+    assert "disk" in told.value.hint
+    assert not list(index.folder.glob("*.partial"))
+    assert load(Index.open(index.folder)) is not None
+    with pytest.raises(DecipherError):
+        rebuild(index)
+    assert load(Index.open(index.folder)) is None
+    assert len(ranking(index, [Side("vectors", index.gather([0])[0])], None, load(index))(10)[1]) == 10
+
+
+def test_progress_counts_the_rows_that_are_added(index):
+    said: list[tuple[int, int]] = []
+    rebuild(index, progress=lambda done, of: said.append((done, of)))
+    assert said[-1] == (COUNT, COUNT)
+    assert [done for done, _ in said] == sorted(done for done, _ in said)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from index import segment, store
+from index import manifest, segment, store
 from index.archive import Archive
-from index.lock import writer_lock
+from index.lock import is_at_rest, writer_lock
 from index.store import Index, is_index
 from index.verify import verify
 from models.errors import DecipherError
@@ -220,17 +221,43 @@ def test_a_flipped_byte_is_found_by_verify(filled):
 
 def test_vectors_of_another_count_than_records_are_told(filled):
     folder = filled[0].folder
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["segments"][1]["rows"] = 3
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    commit = manifest.read(folder)
+    commit["segments"][1]["rows"] = 3
+    manifest.write(folder, commit)
     with pytest.raises(DecipherError, match="same number of rows"):
         Index.open(folder)
-    (folder / "manifest.json").write_text("{")
-    with pytest.raises(DecipherError, match="cannot be read"):
-        Index.open(folder)
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(DecipherError, match="another version"):
-        Index.open(folder)
+
+
+def test_a_manifest_that_is_damaged_or_of_another_version_is_told(filled):
+    path = filled[0].folder / "manifest.json"
+    filled[0].remove(["b"])
+    whole = path.read_text()
+    for text, told in [
+        ("{", "cannot be read"),
+        ("[1]", "is not a JSON object"),
+        (whole.replace('"removed": "1"', '"removed": "2"'), "differs from its checksum"),
+        (whole.replace('"format": 2', '"format": 99'), "another version"),
+    ]:
+        assert text != whole
+        path.write_text(text)
+        with pytest.raises(DecipherError, match=told):
+            Index.open(filled[0].folder)
+    path.write_text(whole)
+    assert len(Index.open(filled[0].folder)) == 5
+
+
+def test_a_card_that_does_not_say_what_it_must_is_told(filled):
+    path = filled[0].folder / "card.json"
+    whole = json.loads(path.read_text())
+    for damaged in (
+        {**whole, "passport": {}},
+        {**whole, "passport": {"dim": "wide"}},
+        {**whole, "archives": [{}]},
+        {**whole, "archives": None},
+    ):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(DecipherError, match="lacks what an index says of itself"):
+            Index.open(filled[0].folder)
 
 
 def test_what_must_not_be_stored_is_refused_and_nothing_changes(filled, rng):
@@ -271,6 +298,148 @@ def test_a_full_disk_is_told_and_the_index_is_as_before(filled, rng, monkeypatch
     for now in (index, Index.open(index.folder)):
         np.testing.assert_array_equal(now.vectors, vectors)
     assert index.remove(["a"]) == 1
+
+
+def test_every_write_on_a_full_disk_is_told_in_a_sentence_and_harms_nothing(filled):
+    """The system refuses to let any file grow beyond so many bytes, as a full disk would; at last the writer has enough."""
+    index = filled[0]
+    index.write_rejects(pl.DataFrame({"path": ["x.txt"]}))
+    whole = {path: path.read_bytes() for path in sorted(index.folder.rglob("*")) if path.is_file()}
+    said = set()
+    for most_bytes in (0, 1, 100, 700, 1500, 4000, 10**9):
+        root = Path(__file__).resolve().parents[1]
+        command = [sys.executable, "-c", FULL_DISK, str(index.folder), str(most_bytes)]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said |= set(done.stdout.splitlines())
+        found = Index.open(index.folder)
+        assert verify(found) == []
+        if most_bytes < 1000:
+            assert {path: path.read_bytes() for path in whole if path.name != "lock"} == {
+                path: data for path, data in whole.items() if path.name != "lock"
+            }
+        if not done.stdout:
+            break
+    assert {line.split(":")[0] for line in said} == {"append", "remove", "compact", "update_card", "write_rejects"}
+    assert {line.partition(": ")[2] for line in said} == {f"{index.folder} cannot be written to: File too large."}
+    assert len(found) == 1500 - 1 + 6
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np, polars as pl
+from index.store import Index
+from models.errors import DecipherError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+ids = [f"x{one}" for one in range(1500)]
+vectors = np.tile(np.eye(1, 5, dtype=np.float32), (1500, 1))
+rows = pl.DataFrame({"series_id": ids, "more": np.random.default_rng(0).integers(0, 2**60, 1500)})
+changes = {
+    "append": lambda index: index.replace(rows, vectors),
+    "remove": lambda index: index.remove(ids[:1]),
+    "compact": lambda index: index.compact(),
+    "update_card": lambda index: index.update_card(more="words " * 100),
+    "write_rejects": lambda index: index.write_rejects(rows),
+}
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+for name, change in changes.items():
+    try:
+        change(Index.open(Path(sys.argv[1])))
+    except DecipherError as error:
+        print(f"{name}: {error.message}")
+        assert "disk's space" in error.hint
+"""
+
+
+def test_a_failed_write_may_be_tried_again_under_the_same_lock(filled, rng, monkeypatch):
+    index, fresh = filled[0], unit(rng, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with index.writing():
+        for place, name in ((store.manifest, "write_json"), (segment, "sync")):
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, full)
+                with pytest.raises(DecipherError, match="No space left"):
+                    index.append(records_of(["x"]), fresh)
+            assert len(index) == 6 and not list((index.folder / "segments").glob("*.partial"))
+        index.append(records_of(["x"]), fresh)
+    assert Index.open(index.folder).records["series_id"].to_list() == list("abcdefx")
+
+
+def test_a_read_only_folder_is_read_and_writing_is_told(filled, monkeypatch):
+    index = filled[0]
+    real = os.open
+
+    def read_only(path, flags, *mode, **more):
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, flags, *mode, **more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    found = Index.open(index.folder)
+    assert len(found) == 6 and verify(found) == []
+    for change in (lambda: found.remove(["a"]), found.compact, lambda: found.update_card(model="m")):
+        with pytest.raises(DecipherError, match="cannot be written to: Read-only file system"):
+            change()
+    with pytest.raises(DecipherError, match="cannot be written to: Read-only file system"):
+        Index.create(index.folder.with_name("new"), PASSPORT)
+
+
+@pytest.mark.parametrize("name", ["series.parquet", "vectors.npy", "captions.npy"])
+def test_what_is_damaged_is_not_joined_with_what_is_whole(filled, name):
+    index = filled[0]
+    path = index.folder / "segments" / "000002" / name
+    data = bytearray(path.read_bytes())
+    data[-1 if name != "series.parquet" else 9] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DecipherError, match=f"000002/{name} differs from its checksum"):
+        Index.open(index.folder).compact()
+    assert Index.open(index.folder).commit == 2
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=400))
+def test_segments_stay_few_and_rows_are_written_again_a_few_times(sizes):
+    segments: list[list[int]] = []
+    written = dict.fromkeys(range(len(sizes)), 0)
+    for number in range(len(sizes)):
+        segments.append([number])
+        lengths = [sum(sizes[one] for one in segment) for segment in segments]
+        first = store.first_young(lengths)
+        assert all(lengths[at] > sum(lengths[at + 1 :]) for at in range(first))
+        if len(segments) - first > store.MOST_SEGMENTS:
+            joined = [one for segment in segments[first:] for one in segment]
+            segments[first:] = [joined]
+            for one in joined:
+                written[one] += 1
+        doublings = math.log2(sum(sizes[: number + 1])) + 1
+        assert len(segments) <= store.MOST_SEGMENTS + doublings
+        assert max(written.values()) <= doublings
+    assert [one for segment in segments for one in segment] == list(range(len(sizes))), (
+        "in the order in which they came"
+    )
+
+
+def test_many_small_appends_are_tidied_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    index = Index.create(tmp_path / "i", PASSPORT)
+    rng, expected, ids = np.random.default_rng(0), [], []
+    for block in range(60):
+        fresh, names = unit(rng, 1 + block % 3), [f"{block:02d}-{row}" for row in range(1 + block % 3)]
+        index.append(records_of(names), fresh, fresh[::-1])
+        index.tidy()
+        assert len(index.segments) <= store.MOST_SEGMENTS + 8
+        expected.append(fresh)
+        ids += names
+    assert len(index.segments) < 25 < index.commit - 30
+    for found in (index, Index.open(index.folder)):
+        assert found.columns(["series_id"])["series_id"].to_list() == ids
+        np.testing.assert_array_equal(found.vectors, np.concatenate(expected))
+        captions = np.concatenate([one[::-1] for one in expected])
+        np.testing.assert_array_equal(found.gather(np.arange(len(ids)), "captions"), captions)
+    assert verify(index) == []
 
 
 class Killed(BaseException):
@@ -431,8 +600,33 @@ def test_a_writer_sweeps_what_a_killed_one_left_and_nothing_else(filled):
     assert not (index.folder / "manifest.json.partial").exists()
 
 
-def test_errors_inside_the_lock_pass_through(tmp_path):
+def test_errors_inside_the_lock_pass_through_and_the_next_writer_knows(tmp_path):
+    assert is_at_rest(tmp_path)
+    with writer_lock(tmp_path) as orderly:
+        assert orderly and not is_at_rest(tmp_path)
+    assert is_at_rest(tmp_path)
     with pytest.raises(BlockingIOError), writer_lock(tmp_path):
         raise BlockingIOError
-    with writer_lock(tmp_path):
-        pass
+    assert not is_at_rest(tmp_path)
+    with writer_lock(tmp_path) as orderly:
+        assert not orderly
+    with writer_lock(tmp_path) as orderly:
+        assert orderly
+
+
+def test_the_writer_after_a_stopped_one_clears_away_all_that_is_of_nobody(filled):
+    folder = filled[0].folder
+    for name in ("thumbnails", "scan"):
+        (folder / name).mkdir()
+    mine = ["thumbnails/a.png", "thumbnails/note.txt", "scan/archive.parquet", "lock"]
+    left = ["thumbnails/zz.png", "thumbnails/a.png.partial", "scan/.archive.parquet.4711", "card.json.partial"]
+    for name in (*mine, *left):
+        (folder / name).write_bytes(b"")
+    with filled[0].writing():
+        assert [name for name in left if (folder / name).exists()] == left[:3], "after an orderly end, a quick look"
+    with suppress(KeyboardInterrupt), filled[0].writing():
+        raise KeyboardInterrupt
+    with filled[0].writing():
+        assert not [name for name in left if (folder / name).exists()]
+    assert not [name for name in mine if not (folder / name).exists()]
+    assert verify(filled[0]) == []

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from index.thumbnails import BOX, fitted, png, resampled, save_thumbnail, thumbnail_png
+from index.thumbnails import BOX, fitted, grey_of, halved, png, resampled, save_thumbnail, stepped, thumbnail_png
 from models.volume import Volume, to_ras
 
 
 def decoded(data: bytes) -> np.ndarray:
-    """An 8-bit greyscale PNG without line filters, read by the specification; checksums are checked."""
+    """An 8-bit greyscale PNG with line filters None and Up, read by the specification; checksums are checked."""
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     place, chunks = 8, []
     while place < len(data):
@@ -27,8 +27,23 @@ def decoded(data: bytes) -> np.ndarray:
     width, height, *rest = struct.unpack(">IIBBBBB", chunks[0][1])
     assert rest == [8, 0, 0, 0, 0]
     lines = np.frombuffer(zlib.decompress(chunks[1][1]), np.uint8).reshape(height, width + 1)
-    assert not lines[:, 0].any()
-    return lines[:, 1:]
+    grey = np.zeros((height, width), np.uint8)
+    for row, (kind, *line) in enumerate(lines.tolist()):
+        above = grey[row - 1].tolist() if kind == 2 and row else [0] * width
+        assert kind in (0, 2)
+        grey[row] = [(value + other) % 256 for value, other in zip(line, above, strict=True)]
+    return grey
+
+
+def plain_png(grey: np.ndarray) -> bytes:
+    """The same image as former versions wrote it: no line filters."""
+    lines = b"".join(b"\0" + row.tobytes() for row in grey)
+    header = struct.pack(">IIBBBBB", grey.shape[1], grey.shape[0], 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    parts = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def volume(data: np.ndarray, *spacing_mm: float) -> Volume:
@@ -39,6 +54,33 @@ def volume(data: np.ndarray, *spacing_mm: float) -> Volume:
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20)))
 def test_a_png_decodes_to_what_was_written(grey):
     np.testing.assert_array_equal(decoded(png(grey)), grey)
+    np.testing.assert_array_equal(grey_of(png(grey)), grey)
+    np.testing.assert_array_equal(grey_of(plain_png(grey)), grey)
+
+
+def test_grey_levels_come_in_steps_of_4_and_black_and_white_stay():
+    found = stepped(np.arange(256, dtype=np.uint8))
+    assert found[0] == 0
+    assert found[255] == 255
+    assert len(set(found.tolist())) == 65
+    assert np.abs(found.astype(int) - np.arange(256)).max() <= 2
+
+
+def test_a_halved_picture_is_the_mean_of_each_four_pixels(rng):
+    grey = rng.integers(0, 256, (128, 384), dtype=np.uint8)
+    for written in (png(grey), plain_png(grey)):
+        found = decoded(halved(written)).astype(float)
+        assert found.shape == (64, 192)
+        expected = [[grey[2 * r : 2 * r + 2, 2 * c : 2 * c + 2].mean() for c in range(192)] for r in range(64)]
+        assert np.abs(found - expected).max() <= 3
+
+
+@pytest.mark.parametrize("damage", [b"", b"GIF89a", b"x" * 100, "cut", "colour"])
+def test_what_is_no_thumbnail_is_not_halved(damage):
+    good = png(np.zeros((8, 8), np.uint8))
+    broken = {"cut": good[:45], "colour": good[:25] + b"\2" + good[26:]}
+    with pytest.raises(ValueError, match="not a thumbnail"):
+        halved(broken[damage] if isinstance(damage, str) else damage)
 
 
 def test_each_plane_stands_as_radiologists_expect():
