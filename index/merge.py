@@ -49,16 +49,16 @@ def merge(folders: Sequence[Path], target: Path, progress: Progress = lambda don
     keys = {source.key for source in sources}
     one_key = len(keys) == 1
     made = Index.create(partial, sources[0].passport, key=keys.pop() if one_key else secrets.token_bytes(32))
-    twice, total = 0, sum(len(source) for source in sources)
-    with made.writing(), writable(partial):
-        (partial / MARK).touch()
-        made.update_card(model=sources[0].card.get("model"))
-        for source in sources:
-            source.check_sums()
-            for own, new in _homes(made, source, one_key).items():
-                twice += _copy(made, source, own, new, lambda: progress(len(made), total))
-        refresh(made)
-        _rename(partial, target)
+    try:
+        with made.writing(), writable(partial):
+            (partial / MARK).touch()
+            made.update_card(model=sources[0].card.get("model"))
+            twice = _fill(made, sources, one_key, progress)
+            refresh(made)
+            _rename(partial, target)
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk gets its space back
+        raise
     return Merged(len(made), twice, one_key)
 
 
@@ -84,6 +84,16 @@ def _clear(partial: Path) -> None:
         )
     with writer_lock(partial), writable(partial):
         shutil.rmtree(partial)
+
+
+def _fill(made: Index, sources: Sequence[Index], one_key: bool, progress: Progress) -> int:
+    """Copy everything; returns how many series stood in two."""
+    twice, total = 0, sum(len(source) for source in sources)
+    for source in sources:
+        source.check_sums()
+        for own, new in _homes(made, source, one_key).items():
+            twice += _copy(made, source, own, new, lambda: progress(len(made), total))
+    return twice
 
 
 def _rename(partial: Path, target: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from index import approximate
 from index.building import Progress, build, change, write_faiss
-from index.covered import Place, Stamp, is_whole, places_in, read_stamp, remove, replace
+from index.covered import Place, Stamp, is_whole, places_in, read_stamp, replace
 from index.ranking import contenders
 from index.segment import Segment
 from index.store import Index
@@ -66,14 +66,21 @@ class Nearest:
 
 def load(index: Index) -> Nearest | None:
     """The approximate index of the rows that `index` shows, memory-mapped; None where search is exact."""
+    state = _state(index)
+    if index not in _loaded or _loaded[index][0] != state:
+        found = _load(index)
+        if state != _state(index):
+            return None  # a writer put another file in place while we looked
+        _loaded[index] = (state, found)
+    return _loaded[index][1]
+
+
+def _state(index: Index) -> object:
     try:
         stat = (index.folder / "nearest.json").stat()
     except OSError:
         return None
-    state = (index.commit, stat.st_ino, stat.st_mtime_ns)
-    if index not in _loaded or _loaded[index][0] != state:
-        _loaded[index] = (state, _load(index))
-    return _loaded[index][1]
+    return index.commit, stat.st_ino, stat.st_mtime_ns
 
 
 def _load(index: Index) -> Nearest | None:
@@ -96,15 +103,21 @@ def _load(index: Index) -> Nearest | None:
 
 
 def refresh(
-    index: Index, factory: str | None = None, progress: Progress | None = None, *, forget: bool = False
+    index: Index,
+    factory: str | None = None,
+    progress: Progress | None = None,
+    *,
+    forget: bool = False,
+    anew: bool = False,
 ) -> None:
     """Bring nearest.faiss up to date, where too much has changed since, or where another kind is asked for.
 
     factory: "auto", "exact" or a FAISS factory string; None: what was asked for last, at first "auto". progress: called
-    with rows added and rows to be added. forget: leave no trace of rows that were removed, be they ever so few.
+    with rows added and rows to be added. forget: leave no trace of rows that were removed, be they ever so few. anew: build
+    whatever is there. Errors: DecipherError for a wrong string or a full disk; what was there stays.
     """
     with index.writing():
-        stamp = read_stamp(index.folder)
+        stamp = {} if anew else read_stamp(index.folder)
         asked = factory or stamp.get("asked", "auto")
         kind = approximate.automatic(len(index)) if asked == "auto" else asked
         if kind == "exact" or not len(index):
@@ -123,8 +136,7 @@ def rebuild(index: Index, factory: str = "auto", progress: Progress | None = Non
     """Build nearest.faiss anew, whatever is there: {factory, rows, bytes, seconds, recall@10, ...} of what was made."""
     with index.writing():
         began = time.monotonic()
-        remove(index.folder)
-        refresh(index, factory, progress)
+        refresh(index, factory, progress, anew=True)
         return described(index) | {"seconds": round(time.monotonic() - began, 2)}
 
 

@@ -30,6 +30,7 @@ ROWS_PER_GROUP = 16384
 SLICED_ROWS = 64
 BLOCK_ROWS = 65536
 DAMAGED = "Restore the folder from a copy, or remove it and run decipher encode again."
+UNREADABLE = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
 ARRAYS = ("vectors.npy", "captions.npy", "caption_of.npy")
 
 
@@ -141,11 +142,11 @@ def _chosen(records: pl.LazyFrame, names: list[str] | None) -> pl.LazyFrame:
 
 
 @contextmanager
-def _readable(folder: Path, *more: type[Exception]) -> Iterator[None]:
-    """What damaged bytes make polars raise, and `more`, becomes one sentence about the segment."""
+def _readable(folder: Path, errors: tuple[type[BaseException], ...] = UNREADABLE) -> Iterator[None]:
+    """What damaged bytes make the parsers raise becomes one sentence about the segment."""
     try:
         yield
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException, *more) as error:
+    except errors as error:
         raise DecipherError(f"The segment {folder} cannot be read.", DAMAGED) from error
 
 
@@ -168,7 +169,7 @@ def open_segment(folder: Path, entry: Mapping[str, Any], start: int, dim: int) -
         size = (folder / name).stat().st_size if (folder / name).is_file() else None
         if size != stamp["bytes"]:
             raise DecipherError(f"{folder / name} is {'missing' if size is None else 'cut short or changed'}.", DAMAGED)
-    with _readable(folder, Exception):  # NumPy's parser of headers raises whatever Python's does
+    with _readable(folder, (*UNREADABLE, Exception)):  # NumPy's parser of headers raises whatever Python's does
         held = SharedLock(folder / "vectors.npy")
         vectors, captions, caption_of = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS)
         count = pl.scan_parquet(folder / "series.parquet").select(pl.len()).collect().item()

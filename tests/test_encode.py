@@ -141,9 +141,10 @@ def test_one_file_is_an_archive(archive: Path, tiny_model: Path, tmp_path: Path)
 def test_interrupted_blocks_are_kept(
     archive: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from index import encode
+    from index import embed, encode
 
     monkeypatch.setattr(encode, "BLOCK", 4)
+    monkeypatch.setattr(embed, "TEXTS", 2)
 
     def stop(what: str, done: int, of: int) -> None:
         if what == "encode" and done >= 8:
@@ -255,10 +256,11 @@ def test_a_full_disk_while_encoding_is_told_and_what_was_committed_stays(
 def test_small_blocks_do_not_leave_many_segments(
     plain: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from index import encode
+    from index import embed, encode
     from index.store import MOST_SEGMENTS
 
     monkeypatch.setattr(encode, "BLOCK", 1)
+    monkeypatch.setattr(embed, "TEXTS", 1)
     done = run(plain, tmp_path / "index", tiny_model)
     index = Index.open(tmp_path / "index")
     assert len(index) == done.encoded > MOST_SEGMENTS + 5 > len(index.segments)

@@ -274,6 +274,19 @@ def test_what_was_loaded_is_loaded_once_a_commit(index, rng):
     assert load(index) is not first
 
 
+def test_a_file_that_changes_under_the_eyes_of_a_reader_is_passed_over(index, monkeypatch):
+    reader, mapped = Index.open(index.folder), approximate.mapped
+
+    def late(path):
+        rebuild(index, "HNSW8")
+        return mapped(path)
+
+    monkeypatch.setattr(approximate, "mapped", late)
+    assert load(reader) is None
+    monkeypatch.undo()
+    assert load(reader) is not None
+
+
 def test_a_folder_of_another_index_is_not_believed(index, tmp_path, rng):
     other = Index.create(tmp_path / "other", {"name": "small", "hash": "h", "dim": DIM})
     add(other, np.random.default_rng(99), 2000)
@@ -286,8 +299,9 @@ def test_a_folder_of_another_index_is_not_believed(index, tmp_path, rng):
 @pytest.mark.parametrize("factory", ["no_such_factory", "IVF999999,SQ8"])
 def test_what_faiss_cannot_build_is_told_and_nothing_changes(index, factory):
     before = (index.folder / "nearest.faiss").read_bytes()
-    with pytest.raises(DecipherError, match="cannot build"):
-        refresh(index, factory)
+    for act in (refresh, rebuild):
+        with pytest.raises(DecipherError, match="cannot build"):
+            act(index, factory)
     assert (index.folder / "nearest.faiss").read_bytes() == before
     assert load(index) is not None
 
@@ -307,7 +321,7 @@ def test_a_full_disk_is_told_and_leaves_exact_search(index, monkeypatch):
     assert load(Index.open(index.folder)) is not None
     with pytest.raises(DecipherError):
         rebuild(index)
-    assert load(Index.open(index.folder)) is None
+    assert load(Index.open(index.folder)) is not None
     assert len(ranking(index, [Side("vectors", index.gather([0])[0])], None, load(index))(10)[1]) == 10
 
 

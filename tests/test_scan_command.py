@@ -97,7 +97,7 @@ def test_a_selection_of_a_catalogue_is_encoded(decipher: Command, index: Path, a
     assert run.code == 0 and run.json_lines()[-1]["encoded"] == 1
     made = Index.open(place)
     assert made.key == (tmp_path / "c.key").read_bytes()
-    assert made.card["archive"] == str(archive)
+    assert made.archives["archive"].root == archive
     other = decipher("encode", chosen, "-i", index)
     assert other.code == 1 and "another key" in other.err
 

@@ -306,7 +306,7 @@ def test_every_write_on_a_full_disk_is_told_in_a_sentence_and_harms_nothing(fill
     index.write_rejects(pl.DataFrame({"path": ["x.txt"]}))
     whole = {path: path.read_bytes() for path in sorted(index.folder.rglob("*")) if path.is_file()}
     said = set()
-    for most_bytes in (0, 1, 100, 700, 1500, 4000, 10**9):
+    for most_bytes in (0, 100, 1500, 10**9):
         root = Path(__file__).resolve().parents[1]
         command = [sys.executable, "-c", FULL_DISK, str(index.folder), str(most_bytes)]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True)
