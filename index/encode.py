@@ -99,7 +99,7 @@ def encode_archive(archive: Path, folder: Path, options: EncodeOptions, progress
         index.check_passport(who)
         with index.writing():
             pass  # where nothing can be written, that is told now and not after a long scan
-    whole = archive.is_dir()
+    whole = not archive.is_file()
     if options.prune and not whole:
         raise DecipherError(
             f"{archive} may be a part of its archive, so nothing can be told to be missing.",

@@ -2,7 +2,7 @@
 
 Decisions: what no manifest names is unseen by readers, so it may wait for the next writer. Segments that a compaction
 retired go the same way, once nobody reads them; whoever opens an older commit meanwhile finds them shut and opens the last
-one. Pictures are looked through only after a writer that did not come to its end, since there may be a million.
+one. What cannot be deleted now is left to a later writer as well. Pictures are looked through only after a writer that did not come to its end, since there may be a million.
 """
 
 import shutil
@@ -20,7 +20,7 @@ def sweep_segments(folder: Path, known: Container[str]) -> None:
         if path.name.removesuffix(PARTIAL).isdigit() and path.name not in known:
             with unread(path / "vectors.npy") as free:
                 if free:
-                    shutil.rmtree(path)
+                    shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(f"*{PARTIAL}"):
         path.unlink()
 

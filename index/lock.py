@@ -25,10 +25,9 @@ class SharedLock:
         self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:
-            return  # a file system without locks: nothing is deleted under a reader there but by bad luck
+        except OSError as error:  # a file system without locks: nothing is deleted under a reader there but by bad luck
+            if isinstance(error, BlockingIOError):
+                raise
 
     def __del__(self) -> None:
         if hasattr(self, "_handle"):
@@ -39,9 +38,9 @@ class SharedLock:
 def unread(path: Path) -> Iterator[bool]:
     """Whether nobody holds a SharedLock on the file at `path`; while the block runs, nobody gets one either."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        yield True
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # some network file systems want it for a lock of one's own
+    except OSError as error:
+        yield isinstance(error, FileNotFoundError)
         return
     try:
         yield _is_free(handle)
@@ -86,9 +85,9 @@ def _take(handle: int, folder: Path) -> str:
             f"Another process ({_name_in(handle) or 'unknown'}) is writing to {folder}.",
             "Wait until it has ended and type the same again; searching needs no lock.",
         ) from error
-    before = _name_in(handle)
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, str(os.getpid()).encode(), 0)
+    before, own = _name_in(handle), str(os.getpid()).encode()
+    os.pwrite(handle, own, 0)
+    os.ftruncate(handle, len(own))
     return before
 
 
