@@ -8,6 +8,7 @@ done, 1 an error told in one sentence with a hint, 2 wrong usage, 3 something wa
 import os
 import signal
 import sys
+from functools import cache
 from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
@@ -39,6 +40,7 @@ def version_option(version: bool = typer.Option(False, "--version", help="Print 
         raise typer.Exit()
 
 
+@cache
 def _register() -> None:
     for name in COMMANDS:
         module = import_module(f"decipher_cli.{name}")

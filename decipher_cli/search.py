@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from decipher_cli.choices import Folder, Quiet
@@ -67,19 +66,22 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     from decipher_cli.cohorts import check_export, chosen, export_hits, keep, summary
+    from decipher_cli.conflicts import conflicting
     from decipher_cli.hits import KEYS, put_hits, put_hits_json, put_ids
     from decipher_cli.output import say
     from decipher_cli.places import index_folder
     from decipher_cli.query import Question, typed
     from index.store import Index
 
+    if (volumes or paths) and html is None:
+        raise typer.BadParameter("it is for the page of --html", param_hint="--volumes" if volumes else "--paths")
     opened = Index.open(index_folder(index))
     check_export(export, split, opened)
     within = chosen(opened, cohort) if cohort else None
     asked = Question(typed(query), like or (), unlike or (), where or (), evidence, by, cohort or "", len(opened))
     count = k or (10 if within is None or asked.ranks else max(1, len(within)))
     if conflicts:
-        hits, remark = _conflicting(opened, asked, count)
+        hits, remark = conflicting(opened, asked, count)
     else:
         hits, remark = _found(opened, asked, within, count, None if html else KEYS)
     if remark:
@@ -128,34 +130,6 @@ def _found(
     if positive.texts and off_topic(encoder.model, [asked.query or ""])[0]:
         return answer.hits, OFF_TOPIC
     return answer.hits, NOTHING_STANDS_OUT if answer.nothing_better else ""
-
-
-def _conflicting(index: "Index", asked: "Question", k: int) -> "tuple[list[Hit], str]":
-    """Series whose pixels and tags disagree, as hits: the score is the disagreement, the record says what is suggested."""
-    import polars as pl
-
-    from index.conflicts import FIELDS
-    from index.conflicts import conflicts as conflicts_of
-    from index.filter import matching
-    from index.search import Hit
-
-    if asked.ranks or asked.cohort:
-        raise typer.BadParameter("it takes --where, no query and no cohort", param_hint="--conflicts")
-    passing = matching(index, asked.where)
-    told = [conflicts_of(index, field, k, None if passing is None else passing.nonzero()[0]) for field in FIELDS]
-    found = pl.concat([one.found for one in told]).sort("disagreement", descending=True, maintain_order=True)[:k]
-    row_of = index.row_of(found["series_id"])
-    records = index.rows(np.array([row_of[one] for one in found["series_id"]], dtype=np.int64))
-    more = found.select("field", "tagged", "suggested", "votes", "of", "neighbours").iter_rows(named=True)
-    pairs = zip(found["disagreement"], records.iter_rows(named=True), more, strict=True)
-    hits = [Hit(rank, score, record | {"conflict": own}) for rank, (score, record, own) in enumerate(pairs, start=1)]
-    judged = [f"{one.judged} by {field}" for field, one in zip(FIELDS, told, strict=True) if one.values]
-    if not judged:
-        return [], "No sequence and no region has series of enough patients to tell what it looks like."
-    return (
-        hits,
-        f"Series held against those of other patients: {', '.join(judged)}. The score is the disagreement, up to 1.",
-    )
 
 
 def _show(path: Path, hits: "Sequence[Hit]", index: "Index", asked: "Question", volumes: int, paths: bool) -> None:

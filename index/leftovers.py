@@ -2,7 +2,8 @@
 
 Decisions: what no manifest names is unseen by readers, so it may wait for the next writer. Segments that a compaction
 retired go the same way, once nobody reads them; whoever opens an older commit meanwhile finds them shut and opens the last
-one. What cannot be deleted now is left to a later writer as well. Pictures are looked through only after a writer that did not come to its end, since there may be a million.
+one. What cannot be deleted now is left to a later writer as well. Pictures are looked through only after a writer that did
+not come to its end, since there may be a million.
 """
 
 import shutil

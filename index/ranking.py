@@ -26,7 +26,7 @@ SPARSE = 0.05
 BLOCK_ROWS = 1024
 PROPOSED = 1000
 """rows that an approximate index proposes where tags play too"""
-BEST_TAGGED = 5000
+BEST_TAGGED = 10_000
 """rows with the best captions that are scored beside them"""
 
 Ranking = Callable[[int], tuple[np.ndarray, np.ndarray]]

@@ -255,7 +255,10 @@ def check_rows(records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray,
 
 def silent(captions: np.ndarray) -> np.ndarray:
     """bool (n,): which of captions' vectors (n, E) say nothing: they are zeros, all others of length 1."""
-    return np.linalg.norm(captions, axis=1) < 0.5
+    found = np.zeros(len(captions), dtype=bool)
+    maybe = np.flatnonzero(captions[:, 0] == 0)
+    found[maybe] = ~captions[maybe].any(axis=1)
+    return found
 
 
 def normalised(vectors: np.ndarray) -> bool:

@@ -347,8 +347,9 @@ def encoded_in_the_end(archive: Path, tiny_model: Path, here: Path, kills: int, 
     with writers("encode", archive, tiny_model) as run:
         sizes = killed_often(run, empty, kills)
         assert len(sizes) > min(kills, max(sizes) / 2) / 3, "at many different moments"
-        changed(archive)
-        killed_often(run, filled, more)
+        if more:
+            changed(archive)
+            killed_often(run, filled, more)
 
 
 def changed(archive: Path) -> None:
@@ -422,7 +423,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def test_an_encode_that_is_killed_goes_on_to_the_same_index(archive: Path, tiny_model: Path, quick: Path) -> None:
-    encoded_in_the_end(archive, tiny_model, quick / "encoded", 2, 1)
+    encoded_in_the_end(archive, tiny_model, quick / "encoded", 2, 0)
 
 
 @pytest.mark.slow
