@@ -16,20 +16,12 @@ import pytest
 from conftest import Run
 from test_cli import told
 
-from decipher_cli import main as cli
 from decipher_cli.index import EXAMPLES, VERBS, size_of
 from index.removal import remove
 from index.store import Index
 from index.verify import verify
 
 Command = Callable[..., Run]
-
-
-@pytest.fixture(autouse=True)
-def _commands_are_few() -> None:
-    """Each run in this process registers all commands once more; hundreds of runs would take longer and longer."""
-    cli.app.registered_commands.clear()
-    cli.app.registered_groups.clear()
 
 
 @pytest.fixture
