@@ -57,7 +57,7 @@ def archive_reports(root: Path) -> Path | None:
 
 def load_labels(path: Path) -> pl.DataFrame:
     """A table of labels from CSV, TSV or Parquet; text is stripped, empty values are null, `age` is age_years."""
-    frame = _read_table(path)
+    frame = read_table(path)
     frame = frame.rename({name: name.strip() for name in frame.columns})
     if "age" in frame.columns and "age_years" not in frame.columns:
         frame = frame.rename({"age": "age_years"})
@@ -101,7 +101,7 @@ def column_of(by: str) -> str:
     return "patient_id" if by in PATIENT_KEYS else by
 
 
-def _read_table(path: Path) -> pl.DataFrame:
+def read_table(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise DecipherError(f"No such file: {path}.", "Name a CSV, TSV or Parquet file.")
     try:

@@ -3,8 +3,14 @@
 A model folder keeps these values in config.json; the sizes below are the only place where a size is spelled out.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from models.errors import DecipherError
+
+Edges = tuple[int, int, int]
+"""edge lengths along I, J, K"""
 
 
 @dataclass(frozen=True)
@@ -12,8 +18,8 @@ class PrepareConfig:
     """How a volume becomes the encoder's input. Any change of meaning raises `version`, and so the passport's hash."""
 
     version: int = 1
-    box: int = 64
-    """edge of the cubic input in voxels"""
+    box: Edges = (64, 64, 64)
+    """edges of the input in voxels"""
     body: float = 0.2
     """prepared intensity (0..1, body mean 0.5) above which a voxel counts as body when the box is laid"""
 
@@ -23,7 +29,8 @@ class VisionConfig:
     """stem `patch`: one linear patch embedding, as in a ViT; `conv`: residual convolutions, quicker to learn on little data."""
 
     stem: str = "patch"
-    patch: int = 8
+    patch: Edges = (8, 8, 8)
+    """edges of a token in voxels"""
     conv_widths: tuple[int, ...] = ()
     conv_blocks: tuple[int, ...] = ()
     conv_pool: int = 1
@@ -54,26 +61,51 @@ class ModelConfig:
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig = field(default_factory=TextConfig)
 
+    def __post_init__(self) -> None:
+        if any(edge % patch for edge, patch in zip(self.prepare.box, self.vision.patch, strict=True)):
+            raise DecipherError(
+                f"A box of {self.prepare.box} voxels does not part into patches of {self.vision.patch}.",
+                "Take a box whose edges are multiples of the patch's.",
+            )
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
     def from_json(found: dict[str, Any]) -> "ModelConfig":
-        vision = dict(found["vision"])
+        vision = dict(found["vision"], patch=edges(found["vision"]["patch"]))
         for name in ("conv_widths", "conv_blocks"):
             vision[name] = tuple(vision[name])
         return ModelConfig(
             name=found["name"],
             dim=found["dim"],
-            prepare=PrepareConfig(**found["prepare"]),
+            prepare=prepare_config(found["prepare"]),
             vision=VisionConfig(**vision),
             text=TextConfig(**found["text"]),
         )
 
 
+def edges(value: int | Sequence[int]) -> Edges:
+    """Three edges from one number for a cube, or from three."""
+    i, j, k = (value,) * 3 if isinstance(value, int) else value
+    return (int(i), int(j), int(k))
+
+
+def prepare_config(found: dict[str, Any]) -> PrepareConfig:
+    """PrepareConfig from its JSON."""
+    return PrepareConfig(**{**found, "box": edges(found["box"])})
+
+
 SIZES = {
     "mini": VisionConfig(
-        stem="conv", patch=16, conv_widths=(32, 128), conv_blocks=(1, 2), conv_pool=2, width=256, depth=2, heads=4
+        stem="conv",
+        patch=(16, 16, 16),
+        conv_widths=(32, 128),
+        conv_blocks=(1, 2),
+        conv_pool=2,
+        width=256,
+        depth=2,
+        heads=4,
     ),
     "tiny": VisionConfig(width=192, depth=4, heads=3),
     "small": VisionConfig(width=384, depth=12, heads=6),

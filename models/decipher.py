@@ -1,13 +1,15 @@
 """The encoder as a whole: volumes and texts into one space; saved, loaded, and known by its passport.
 
 Decisions:
-- A model folder is config.json, model.safetensors (half precision, only what was trained) and card.md.
+- A model folder is config.json, model.safetensors (half precision, only what was trained) and card.md; and text/, where
+  the text base is the model's own. It names no file outside itself, so it may be moved and copied.
 - Vectors come out with unit length, so a dot product is a cosine.
 """
 
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,28 +18,32 @@ from torch.nn import functional as F
 
 from models.config import ModelConfig
 from models.errors import DecipherError
-from models.folder import WEIGHTS, model_folder
+from models.folder import OWN_BASE, TEXT, WEIGHTS, model_folder
 from models.layers import unset_weights
 from models.prepare import Prepared, collate, prepare
 from models.text import TextEncoder
 from models.vision import VisionEncoder, VisionFeatures
 from models.volume import Volume
 
+BASE = "text.base."
+"""how the names of the text base's weights begin"""
+
 
 class Decipher(nn.Module):
     """vision: volumes to (B, dim); text: texts to (B, dim); scale: the learned inverse temperature of their cosine."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, folder: Path | None = None) -> None:
+        """folder: the model's own, for the text base that may lie in it."""
         super().__init__()
         self.config = config
         self.vision = VisionEncoder(config.vision, config.dim)
-        self.text = TextEncoder(config.text, config.dim)
+        self.text = TextEncoder(config.text, config.dim, folder)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     @property
     def scale(self) -> torch.Tensor:
-        """Inverse temperature, at most 100 (Radford et al., 2021)."""
-        return self.log_scale.clamp(max=math.log(100)).exp()
+        """Inverse temperature, from 1 to 100 (Radford et al., 2021)."""
+        return self.log_scale.clamp(0.0, math.log(100)).exp()
 
     @torch.inference_mode()
     def encode_prepared(self, batch: Prepared) -> VisionFeatures:
@@ -56,16 +62,21 @@ class Decipher(nn.Module):
         return F.normalize(self.text(self.text.sentences(list(texts))), dim=-1)
 
     def trained_state(self) -> dict[str, torch.Tensor]:
-        """What training may have changed: everything but the frozen text base."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith("text.base.")}
+        """What training may have changed: everything, but the text base only where it is the model's own."""
+        return {k: v for k, v in self.state_dict().items() if self.text.own or not k.startswith(BASE)}
 
     def save(self, folder: Path, card: str = "") -> None:
-        """Write config.json, model.safetensors and card.md into `folder`."""
+        """Write config.json, model.safetensors and card.md into `folder`, and the text base into text/ if it is own."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.half().contiguous() for k, v in self.trained_state().items()}, folder / WEIGHTS)
-        (folder / "config.json").write_text(json.dumps(self.config.to_json(), indent=2) + "\n")
+        config = self.config
+        if self.text.own:
+            config = replace(config, text=replace(config.text, base=OWN_BASE))
+            self.text.save_base(folder / TEXT)
+        state = {k: v.half().contiguous() for k, v in self.trained_state().items() if not k.startswith(BASE)}
+        save_file(state, folder / WEIGHTS)
+        (folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
         (folder / "card.md").write_text(card)
 
 
@@ -80,11 +91,11 @@ def load(name: str | None = None) -> Decipher:
     folder = model_folder(name)
     try:
         with unset_weights():
-            model = Decipher(ModelConfig.from_json(json.loads((folder / "config.json").read_text())))
+            model = Decipher(ModelConfig.from_json(json.loads((folder / "config.json").read_text())), folder)
         state = {k: v.float() for k, v in load_file(folder / WEIGHTS).items()}
         missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as wrong:
         raise DecipherError(f"The model in {folder} cannot be read: {wrong}", "Copy or train it again.") from wrong
-    if unexpected or any(not k.startswith("text.base.") for k in missing):
+    if unexpected or any(not k.startswith(BASE) for k in missing):
         raise DecipherError(f"The weights in {folder} do not fit its config.json.", "Copy or train it again.")
     return model.eval()

@@ -1,6 +1,7 @@
 """Model folders: where they are, and who the encoder in one is. Reads files only, no torch.
 
-The passport names the weights and the preparation by hash; an index refuses vectors of another passport.
+The passport names the weights and the preparation by hash; an index refuses vectors of another passport. Weights are
+those of the text base too, where the model holds its own: a folder `text` of three files, as transformers reads a BERT.
 """
 
 import hashlib
@@ -13,6 +14,10 @@ from models.errors import DecipherError
 SHIPPED = Path(__file__).parent / "weights"
 DEFAULT = "mini"
 WEIGHTS = "model.safetensors"
+TEXT, OWN_BASE = "text", "own"
+"""where a model's own text base lies, and what config.json calls it"""
+BASE_CONFIG, BASE_TOKENIZER, BASE_WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
+BASE_FILES = (BASE_CONFIG, BASE_TOKENIZER, BASE_WEIGHTS)
 
 
 def model_folder(name: str | None) -> Path:
@@ -41,12 +46,17 @@ def shipped_models() -> list[str]:
 
 
 def passport(name: str | None = None) -> dict[str, Any]:
-    """Who the encoder is: name, hash of weights and config, dim, hash of the preparation."""
+    """Who the encoder is: name, hash of weights and config, dim, hash of the preparation.
+
+    Errors: DecipherError when the text base that the config calls its own is not there.
+    """
     folder = model_folder(name)
     config = json.loads((folder / "config.json").read_text())
     whole = hashlib.blake2b(digest_size=16)
     whole.update(json.dumps(config, sort_keys=True).encode())
     whole.update((folder / WEIGHTS).read_bytes())
+    for path in _own_base(folder, config):
+        whole.update(path.read_bytes())
     prepared = json.dumps(config["prepare"], sort_keys=True).encode()
     return {
         "name": config["name"],
@@ -54,3 +64,14 @@ def passport(name: str | None = None) -> dict[str, Any]:
         "dim": config["dim"],
         "prepare": hashlib.blake2b(prepared, digest_size=8).hexdigest(),
     }
+
+
+def _own_base(folder: Path, config: dict[str, Any]) -> list[Path]:
+    """Files of the text base that is the model's own; none where a package holds it."""
+    if config["text"]["base"] != OWN_BASE:
+        return []
+    files = [folder / TEXT / name for name in BASE_FILES]
+    for path in files:
+        if not path.is_file():
+            raise DecipherError(f"The model in {folder} has no {TEXT}/{path.name}.", "Copy or train it again.")
+    return files

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from models.config import PrepareConfig
+from models.config import Edges, PrepareConfig
 from models.errors import DecipherError
 from models.volume import Volume
 
@@ -28,8 +28,8 @@ GEOMETRY = 7
 class Prepared:
     """One encoder input, or a batch of them with a leading axis B.
 
-    pixels (1, S, S, S) float32 in 0..1; content (3, 2) int64, the first and past-the-last voxel of each axis that holds
-    data rather than padding; geometry (7,) float32; affine_mm (4, 4) float64, box voxel to RAS+ millimetres.
+    pixels (1, I, J, K) float32 in 0..1, the box; content (3, 2) int64, the first and past-the-last voxel of each axis that
+    holds data rather than padding; geometry (7,) float32; affine_mm (4, 4) float64, box voxel to RAS+ millimetres.
     """
 
     pixels: torch.Tensor
@@ -47,15 +47,15 @@ def collate(items: list[Prepared]) -> Prepared:
 
 
 def prepare(volume: Volume, config: PrepareConfig) -> Prepared:
-    """Crop to the body, resample to isotropic voxels in a cubic box, normalise intensity. Deterministic, no randomness.
+    """Crop to the body, resample to isotropic voxels in the box, normalise intensity. Deterministic, no randomness.
 
     Errors: DecipherError when the volume is empty (one constant value).
     """
     data = torch.from_numpy(np.nan_to_num(volume.data[0], posinf=0.0, neginf=0.0))
-    floor, body_mean = _intensity_scale(_thin(data, config.box))
+    floor, body_mean = _intensity_scale(_thin(data, max(config.box)))
     low, high = _body_bounds(data, floor, body_mean, config)
     crop = data[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
-    voxel_mm = float(max((high - low) * volume.spacing_mm)) / config.box
+    voxel_mm = float(max((high - low) * volume.spacing_mm / config.box))
     block, first_mm, step_mm = _resample(crop, volume.spacing_mm, voxel_mm, config.box)
     value = (block - floor).clamp_(min=0)
     value = value / (value + body_mean)
@@ -86,21 +86,22 @@ def _body_bounds(
     data: torch.Tensor, floor: float, body_mean: float, config: PrepareConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """First and past-the-last voxel of each axis: where at least 0.5 % of a slab is body, and one thin step around."""
-    thin = _thin(data, config.box)
+    most = max(config.box)
+    thin = _thin(data, most)
     above = (thin - floor).clamp(min=0)
     body = (above / (above + body_mean) > config.body).float()
     low, high = [], []
     for axis in range(3):
         share = body.mean(dim=[a for a in range(3) if a != axis])
         rows = torch.nonzero(share >= min(0.005, float(share.max())))[:, 0]
-        step = max(1, data.shape[axis] // config.box)
+        step = max(1, data.shape[axis] // most)
         low.append(max(0, (int(rows[0]) - 1) * step))
         high.append(min(data.shape[axis], (int(rows[-1]) + 2) * step))
     return np.array(low), np.array(high)
 
 
 def _resample(
-    crop: torch.Tensor, spacing_mm: np.ndarray, voxel_mm: float, box: int
+    crop: torch.Tensor, spacing_mm: np.ndarray, voxel_mm: float, box: Edges
 ) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
     """Average-pool, then interpolate to voxel_mm. Returns the block, and in mm from the crop's first voxel centre:
     the block's first voxel centre (3,) and its voxel step (3,)."""
@@ -113,11 +114,11 @@ def _resample(
     return block, (step_mm - spacing_mm) / 2, step_mm
 
 
-def _centre(block: torch.Tensor, box: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _centre(block: torch.Tensor, box: Edges) -> tuple[torch.Tensor, torch.Tensor]:
     """The block in the middle of a zero box, and where it lies."""
-    low = [(box - n) // 2 for n in block.shape]
+    low = [(edge - n) // 2 for edge, n in zip(box, block.shape, strict=True)]
     content = torch.tensor([[a, a + n] for a, n in zip(low, block.shape, strict=True)])
-    pixels = torch.zeros((box,) * 3)
+    pixels = torch.zeros(box)
     pixels[tuple(slice(a, b) for a, b in content.tolist())] = block
     return pixels, content
 

@@ -6,17 +6,20 @@ Decisions:
 - The stem sees each intensity twice: as prepared, and standardised within the body, because tissues differ by far less
   than body and background do, and that small difference is what names a sequence.
 - Register tokens (Darcet et al., 2024) and layer scale, as DINOv2 has them.
+- Masked tokens are hidden twice, as pixels before the stem and as tokens after it, since a convolution sees its neighbours.
 - The volume vector is read from the class token, the mean of the valid patches, and the intensity histogram of the body
   and of its middle: to first order the histogram names the sequence, and convolutions take long to find it by themselves.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from models.config import VisionConfig
+from models.config import Edges, VisionConfig
 from models.layers import Block, ResidualConv, fourier_positions
 from models.prepare import GEOMETRY, Prepared
 
@@ -31,6 +34,14 @@ class VisionFeatures:
     position_mm: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Masking:
+    """What masked image modelling hides: tokens (B, N) bool, and the vector (width,) that stands in for each."""
+
+    tokens: torch.Tensor
+    token: torch.Tensor
+
+
 CHANNELS = 2
 BINS = 24
 BODY = 0.2
@@ -38,7 +49,7 @@ BODY = 0.2
 
 
 class ConvStem(nn.Module):
-    """(B, 2, S, S, S) to (B, width, S/patch, ...): one strided convolution and residual blocks a level, pools around."""
+    """(B, 2, I, J, K) to (B, width, I/patch, ...): one strided convolution and residual blocks a level, pools around."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -62,6 +73,8 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: VisionConfig, dim: int) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """whether training trades time for memory: blocks are computed again in the backward pass"""
         if config.stem == "conv":
             self.stem: nn.Module = ConvStem(config)
         else:
@@ -79,34 +92,56 @@ class VisionEncoder(nn.Module):
         self.to_volume = nn.Linear(3 * config.width, dim)
         self.to_patch = nn.Linear(config.width, dim)
 
-    def forward(self, batch: Prepared, geometry_known: torch.Tensor | None = None) -> VisionFeatures:
+    def forward(
+        self, batch: Prepared, geometry_known: torch.Tensor | None = None, masking: Masking | None = None
+    ) -> VisionFeatures:
         """geometry_known (B,) bool: false hides spacing and field of view, so that training cannot lean on them."""
         seen = contrast_channels(batch)
+        if masking is not None:
+            seen = hide(seen, masking.tokens, self.config.patch)
         tokens = rearrange(self.stem(seen), "b c i j k -> b (i j k) c")
+        if masking is not None:
+            tokens = torch.where(masking.tokens[..., None], masking.token.to(tokens.dtype), tokens)
         position_mm, valid = token_places(batch, self.config.patch)
         tokens = tokens + fourier_positions(position_mm, tokens.shape[-1]).to(tokens.dtype)
-        acquired = self.geometry(batch.geometry - 3.0)
-        if geometry_known is not None:
-            acquired = acquired * geometry_known[:, None]
-        extra = self.extra.expand(len(tokens), -1, -1)
-        x = torch.cat([extra, acquired[:, None], tokens], dim=1)
-        head = x.shape[1] - tokens.shape[1]
-        look = torch.cat([valid.new_ones(len(valid), head), valid], dim=1)
-        for block in self.blocks:
-            x = block(x, look)
-        x = self.norm(x)
-        patches = x[:, head:]
+        extra = torch.cat([self.extra.expand(len(tokens), -1, -1), self._acquired(batch, geometry_known)], dim=1)
+        x = self._transform(extra, tokens, valid)
+        patches = x[:, extra.shape[1] :]
         share = valid[..., None] / valid.sum(dim=1)[:, None, None]
         intensities = self.histogram(body_histogram(seen[:, 1], batch.content))
         pooled = torch.cat([x[:, 0], (patches * share).sum(dim=1), intensities], dim=-1)
         return VisionFeatures(self.to_volume(pooled), self.to_patch(patches), valid, position_mm)
 
+    def _acquired(self, batch: Prepared, geometry_known: torch.Tensor | None) -> torch.Tensor:
+        """The token (B, 1, width) of spacing and field of view."""
+        acquired = self.geometry(batch.geometry - 3.0)
+        if geometry_known is not None:
+            acquired = acquired * geometry_known[:, None]
+        return acquired[:, None]
+
+    def _transform(self, extra: torch.Tensor, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Extra (B, H, width) and patch tokens (B, N, width) through all blocks: (B, H + N, width)."""
+        x = torch.cat([extra, tokens], dim=1)
+        look = torch.cat([valid.new_ones(extra.shape[:2]), valid], dim=1)
+        recompute = self.recompute and self.training
+        for block in self.blocks:
+            x = checkpoint(block, x, look, use_reentrant=False) if recompute else block(x, look)
+        return self.norm(x)
+
+
+def hide(seen: torch.Tensor, tokens: torch.Tensor, patch: Edges) -> torch.Tensor:
+    """Channels (B, C, I, J, K), zero wherever one of the masked tokens (B, N) lies."""
+    grid = [edge // p for edge, p in zip(seen.shape[2:], patch, strict=True)]
+    blocks = tokens.reshape(len(tokens), 1, *grid)
+    for axis, edge in enumerate(patch, start=2):
+        blocks = blocks.repeat_interleave(edge, dim=axis)
+    return seen.masked_fill(blocks, 0.0)
+
 
 def contrast_channels(batch: Prepared) -> torch.Tensor:
-    """Pixels (B, 1, S, S, S) to (B, 2, S, S, S): centred, and standardised within the body (0 outside, at most 3)."""
-    pixels = batch.pixels
-    place = torch.arange(pixels.shape[-1], device=pixels.device)
-    data = _between(batch.content[..., 0], batch.content[..., 1], place)[:, None]
+    """Pixels (B, 1, I, J, K) to (B, 2, I, J, K): centred, and standardised within the body (0 outside, at most 3)."""
+    data = _between(batch.content[..., 0], batch.content[..., 1], _voxels(batch.pixels))[:, None]
+    pixels = batch.pixels * data
     body = ((pixels > BODY) & data).float()
     count = body.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1)
     mean = (pixels * body).sum(dim=(1, 2, 3, 4), keepdim=True) / count
@@ -116,15 +151,14 @@ def contrast_channels(batch: Prepared) -> torch.Tensor:
 
 
 def body_histogram(standard: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
-    """Standardised intensities (B, S, S, S), 0 outside the body, to (B, 2 * BINS): shares over -3..3 of the whole body,
+    """Standardised intensities (B, I, J, K), 0 outside the body, to (B, 2 * BINS): shares over -3..3 of the whole body,
     then of the middle half of the content along each axis; times BINS, so that an even spread is 1. Every second voxel
     along each axis is counted: enough, at an eighth of the work."""
     standard, content = standard[:, ::2, ::2, ::2], content // 2
     bins = ((standard + 3) * (BINS / 6)).long().clamp(0, BINS - 1).flatten(1)
     body = (standard != 0).float()
     quarter = (content[..., 1] - content[..., 0]) // 4
-    place = torch.arange(standard.shape[-1], device=standard.device)
-    middle = body * _between(content[..., 0] + quarter, content[..., 1] - quarter, place)
+    middle = body * _between(content[..., 0] + quarter, content[..., 1] - quarter, _voxels(standard))
     found = []
     for weight in (body, middle):
         counts = weight.new_zeros(len(standard), BINS).scatter_add_(1, bins, weight.flatten(1))
@@ -132,18 +166,24 @@ def body_histogram(standard: torch.Tensor, content: torch.Tensor) -> torch.Tenso
     return torch.cat(found, dim=1)
 
 
-def _between(low: torch.Tensor, high: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-    """(B, P, P, P) bool: whether place (P,) is at least low and below high, both (B, 3), along all three axes."""
-    within = (place >= low[..., None]) & (place < high[..., None])
-    return within[:, 0, :, None, None] & within[:, 1, None, :, None] & within[:, 2, None, None, :]
+def _voxels(grid: torch.Tensor) -> list[torch.Tensor]:
+    """Voxel numbers along each of the last three axes."""
+    return [torch.arange(edge, device=grid.device) for edge in grid.shape[-3:]]
 
 
-def token_places(batch: Prepared, patch: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _between(low: torch.Tensor, high: torch.Tensor, places: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(B, P, Q, R) bool: whether places, (P,), (Q,) and (R,), are at least low and below high, both (B, 3), on all axes."""
+    i, j, k = ((p >= low[:, a, None]) & (p < high[:, a, None]) for a, p in enumerate(places))
+    return i[:, :, None, None] & j[:, None, :, None] & k[:, None, None, :]
+
+
+def token_places(batch: Prepared, patch: Edges) -> tuple[torch.Tensor, torch.Tensor]:
     """Centres of the tokens in mm from the box's centre (B, N, 3), and whether each touches data (B, N) bool."""
-    box = batch.pixels.shape[-1]
-    start = torch.arange(0, box, patch, device=batch.pixels.device)
-    touches = _between(batch.content[..., 0] - patch + 1, batch.content[..., 1], start)
-    centre = start + (patch - box) / 2
-    grid = torch.stack(torch.meshgrid(centre, centre, centre, indexing="ij"), dim=-1).flatten(0, 2)
+    box, device = batch.pixels.shape[-3:], batch.pixels.device
+    starts = [torch.arange(0, edge, p, device=device) for edge, p in zip(box, patch, strict=True)]
+    first = batch.content[..., 0] - torch.tensor(patch, device=device) + 1
+    touches = _between(first, batch.content[..., 1], starts)
+    centres = [start + (p - edge) / 2 for start, p, edge in zip(starts, patch, box, strict=True)]
+    grid = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, 2)
     voxel_mm = batch.geometry[:, 6].exp()
     return grid[None] * voxel_mm[:, None, None], touches.flatten(1)

@@ -38,7 +38,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tiny") / "model"
     vision = VisionConfig(width=48, depth=1, heads=3, registers=1)
-    Decipher(ModelConfig(name="tiny", prepare=PrepareConfig(box=32), vision=vision)).save(folder)
+    Decipher(ModelConfig(name="tiny", prepare=PrepareConfig(box=(32, 32, 32)), vision=vision)).save(folder)
     return folder
 
 

@@ -1,6 +1,7 @@
 """The encoder as a whole: save, load, passport, and vectors that do not depend on how they were batched."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from models.folder import WEIGHTS, lasting_name, model_folder, passport
 from models.volume import Volume
 
 CONFIG = ModelConfig(
-    name="test", prepare=PrepareConfig(box=32), vision=VisionConfig(width=48, depth=1, heads=3, registers=1)
+    name="test", prepare=PrepareConfig(box=(32, 32, 32)), vision=VisionConfig(width=48, depth=1, heads=3, registers=1)
 )
 
 
@@ -23,6 +24,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     place = tmp_path_factory.mktemp("model")
     Decipher(CONFIG).save(place, "# card\n")
+    return place
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose text base was trained: its weights are no longer the package's, and it knows a new word."""
+    torch.manual_seed(0)
+    model = Decipher(CONFIG)
+    model.text.add_words(["gadolinium"])
+    model.text.own = True
+    with torch.no_grad():
+        for p in model.text.base.parameters():
+            p.mul_(1.01)
+    place = tmp_path_factory.mktemp("own") / "model"
+    model.save(place)
     return place
 
 
@@ -101,3 +117,59 @@ def test_loading_leaves_torch_as_it_was(folder: Path) -> None:
     first = torch.nn.Linear(8, 8).weight
     torch.manual_seed(0)
     assert torch.equal(first, torch.nn.Linear(8, 8).weight) and 0 < float(first.detach().std()) < 1
+
+
+TEXTS = ["Axial FLAIR after gadolinium.", "knee"]
+
+
+def test_a_trained_text_base_travels_with_the_model(own: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(own / WEIGHTS, "pt") as stored:
+        assert not [name for name in stored.keys() if name.startswith("text.base.")]  # noqa: SIM118
+    assert json.loads((own / "config.json").read_text())["text"]["base"] == "own"
+    moved = tmp_path / "moved"
+    shutil.copytree(own, moved)
+    model = load(str(moved))
+    assert model.text.own and any(name.startswith("text.base.") for name in model.trained_state())
+    assert torch.equal(model.encode_texts(TEXTS), load(str(own)).encode_texts(TEXTS))
+    assert not torch.allclose(model.encode_texts(TEXTS), Decipher(CONFIG).encode_texts(TEXTS), atol=1e-4)
+    model.save(tmp_path / "again")
+    for name in (WEIGHTS, "config.json", "text/model.safetensors", "text/tokenizer.json", "text/config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (own / name).read_bytes(), name
+
+
+def test_transformers_reads_the_text_base(own: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    text = load(str(own)).text
+    theirs = AutoModel.from_pretrained(own / "text", dtype=torch.float32, local_files_only=True).eval()
+    coded = AutoTokenizer.from_pretrained(own / "text")(TEXTS, padding=True, return_tensors="pt")
+    assert text.tokenizer.token_to_id("gadolinium") in coded["input_ids"][0]
+    with torch.no_grad():
+        hidden = theirs(**coded).last_hidden_state
+        mine = text.base(coded["input_ids"], coded["attention_mask"].bool())
+    valid = coded["attention_mask"].bool()
+    assert torch.allclose(mine[valid], hidden[valid], atol=1e-4)
+    mean = torch.stack([h[v].mean(0) for h, v in zip(hidden, valid, strict=True)])
+    assert torch.allclose(text.sentences(TEXTS), torch.nn.functional.normalize(mean, dim=1), atol=1e-5)
+
+
+def test_the_passport_follows_the_text_base(own: Path, tmp_path: Path) -> None:
+    first = passport(str(own))["hash"]
+    for name in ("model.safetensors", "tokenizer.json"):
+        place = tmp_path / name
+        shutil.copytree(own, place)
+        assert passport(str(place))["hash"] == first
+        with (place / "text" / name).open("ab") as out:
+            out.write(b" ")
+        assert passport(str(place))["hash"] != first
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_model_without_its_text_base_is_told(own: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(own, tmp_path / "model")
+    (tmp_path / "model" / "text" / name).unlink()
+    for read in (load, passport):
+        with pytest.raises(DecipherError, match=f"{name}"):
+            read(str(tmp_path / "model"))

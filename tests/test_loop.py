@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +18,21 @@ from models.config import ModelConfig, PrepareConfig, VisionConfig
 from models.decipher import Decipher
 from models.errors import DecipherError
 from training import loop
-from training.checkpoint import Position, latest, load_checkpoint, save_checkpoint
+from training.checkpoint import Position, State, latest, load_objective, load_optimiser, save_checkpoint
 from training.config import TrainConfig
-from training.data import TrainingSet, training_set
-from training.loop import rate_at, train_stages
+from training.data import TrainingSet, rng_of, training_set
+from training.launch import launched
+from training.loop import train_stages
+from training.meter import Told
 from training.shards import COLUMNS, Shard
 
 TINY = ModelConfig(
-    prepare=PrepareConfig(box=32), vision=VisionConfig(width=48, depth=2, heads=3, registers=1, drop_path=0.1)
+    prepare=PrepareConfig(box=(32, 32, 32)), vision=VisionConfig(width=48, depth=2, heads=3, registers=1, drop_path=0.1)
 )
 CONFIG = TrainConfig(
     stages=("vision", "align"), steps=6, batch_size=4, log_every=1, checkpoint_every=2, captions=60, texts_per_step=12,
-    prototypes=16, precision="32", seed=5,
+    prototypes=16, head_hidden=16, head_bottleneck=8, local_crops=2, precision="32", seed=5, check_every=4, holdout=0.2,
+    ema=0.9, by_stage={"vision": {"freeze": ("text", "log_scale")}},
 )  # fmt: skip
 
 
@@ -36,8 +41,9 @@ def shard(count: int = 12) -> Shard:
     sequences = ["T1", "T2", "FLAIR"]
     rows = [
         dict.fromkeys(COLUMNS)
-        | {"series_id": f"{i}", "patient_id": f"p{i // 2}", "path": f"{i}", "sequence": sequences[i % 3],
-           "body_region": "brain", "report": f"Report {i // 2}.", "variant": 0, "origin": "archive"}
+        | {"series_id": f"{i}", "study_id": f"s{i // 2}", "patient_id": f"p{i // 2}", "path": f"{i}",
+           "sequence": sequences[i % 3], "body_region": "brain",
+           "report": f"Report {i // 2}.", "variant": 0, "origin": "archive"}
         for i in range(count)
     ]  # fmt: skip
     pixels = rng.integers(0, 255, (count, 32, 32, 32), dtype=np.uint8)
@@ -48,12 +54,18 @@ def shard(count: int = 12) -> Shard:
 def prepared(config: TrainConfig = CONFIG) -> tuple[Decipher, TrainingSet]:
     torch.manual_seed(config.seed)
     model = Decipher(TINY)
-    return model, training_set([shard()], model, config)
+    return model, training_set([shard()], config)
+
+
+def run_stages(
+    model: Decipher, data: TrainingSet, config: TrainConfig, run: Path, told: Told = lambda row: None
+) -> Decipher:
+    return train_stages(model, data, config, run, told, launched(config))
 
 
 def losses(run: Path) -> dict[tuple[str, int], float]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {(row["stage"], row["step"]): row["loss"] for row in rows}
+    return {(row["stage"], row["step"]): row["loss"] for row in rows if "loss" in row}
 
 
 def weights(model: Decipher) -> dict[str, torch.Tensor]:
@@ -70,7 +82,7 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, stop: tuple[str, 
     for run in (whole, cut):
         run.mkdir()
     model, data = prepared()
-    train_stages(model, data, CONFIG, whole, lambda row: None)
+    run_stages(model, data, CONFIG, whole)
 
     def stopping(row: dict) -> None:
         if (row["stage"], row["step"]) == stop:
@@ -78,63 +90,64 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, stop: tuple[str, 
 
     other, data = prepared()
     with pytest.raises(Stopped):
-        train_stages(other, data, CONFIG, cut, stopping)
+        run_stages(other, data, CONFIG, cut, stopping)
     resumed, data = prepared()
-    train_stages(resumed, data, CONFIG, cut, lambda row: None)
+    run_stages(resumed, data, CONFIG, cut)
     assert losses(cut) == losses(whole)
     expected = weights(model)
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
 
 
-def test_batches_are_a_function_of_seed_stage_and_step() -> None:
+def test_batches_are_a_function_of_seed_stage_and_number() -> None:
     _, data = prepared()
-    first, again, next_one = data.batch("align", 3), data.batch("align", 3), data.batch("align", 4)
-    assert torch.equal(first.views[0].pixels, again.views[0].pixels)
-    assert torch.equal(first.positive, again.positive)
-    assert not torch.equal(first.views[0].pixels, next_one.views[0].pixels)
-
-
-def test_own_reports_are_positive_and_agreeing_ones_are_not_negative() -> None:
-    _, data = prepared()
-    batch = data.batch("align", 0)
-    assert batch.positive.any(dim=1).all()
-    assert not (batch.positive & batch.negative).any()
+    first, again, next_one = (data.draw(rng_of(CONFIG, "align", number), 8) for number in (3, 3, 4))
+    other = data.draw(rng_of(CONFIG, "vision", 3), 8)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, next_one) and not np.array_equal(first, other)
 
 
 def test_rare_kinds_are_drawn_more_often_than_they_lie_there() -> None:
-    _, data = prepared()
+    _, data = prepared(TrainConfig(holdout=0.0))
     kinds = data.rows["sequence"].to_numpy()
     assert data.weights.sum() == pytest.approx(1)
     assert data.weights[kinds == "T1"].sum() == pytest.approx(1 / 3)
 
 
-def test_the_learning_rate_rises_and_falls() -> None:
-    rates = [rate_at(step, 100, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
-    assert np.all(np.diff(rates[10:]) < 0) and rates[-1] < 0.02
-    assert rates[55] == pytest.approx(0.01 + 0.99 * 0.5, abs=0.01)
+class Diverging(torch.nn.Module):
+    """Its loss, or its gradient alone, is not a number from the fifth batch on."""
+
+    def __init__(self, model: Decipher, config: TrainConfig, loss: bool) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.seen = 0
+
+    def forward(self, batch: object, compute: object) -> dict[str, torch.Tensor]:
+        self.seen += 1
+        bad = torch.full((1,), float("nan")) if self.seen > 4 else torch.ones(1)
+        value = self.weight * bad
+        return {"loss": value.sum() if self.loss else torch.where(torch.isnan(value), self.weight * 0, value).sum()}
+
+    def after_step(self, step: int, steps: int) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
 
 
-def test_a_diverging_loss_is_told_and_the_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Diverging(torch.nn.Module):
-        def __init__(self, model: Decipher, config: TrainConfig) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.ones(1))
-            self.seen = 0
-
-        def forward(self, batch: object, autocast: object) -> dict[str, torch.Tensor]:
-            self.seen += 1
-            return {"loss": self.weight.sum() * (float("nan") if self.seen > 4 else 1.0)}
-
-        def after_step(self, step: int, steps: int) -> None:
-            pass
-
-    monkeypatch.setitem(loop.OBJECTIVES, "align", Diverging)
+@pytest.mark.parametrize(
+    ("loss", "said"), [(True, r"The loss .* at step 5\. Its batch: \d"), (False, r"The gradient .* at step 14")]
+)
+def test_a_diverging_run_is_told_and_its_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: bool, said: str
+) -> None:
+    batches = loop.OBJECTIVES["align"][1]
+    monkeypatch.setitem(loop.OBJECTIVES, "align", (partial(Diverging, loss=loss), batches))
     model, data = prepared()
-    config = TrainConfig(**{**CONFIG.__dict__, "stages": ("align",), "steps": 40})
-    with pytest.raises(DecipherError, match="not finite"):
-        train_stages(model, data, config, tmp_path, lambda row: None)
-    assert latest(tmp_path / "checkpoints") is not None
+    config = replace(CONFIG, stages=("align",), steps=40, ema=0.0)
+    with pytest.raises(DecipherError, match=said):
+        run_stages(model, data, config, tmp_path)
+    assert latest(tmp_path / "checkpoints") == Position(0, 4 if loss else 12)
 
 
 def test_checkpoints_come_back_to_the_last_bit_and_two_are_kept(tmp_path: Path) -> None:
@@ -144,17 +157,27 @@ def test_checkpoints_come_back_to_the_last_bit_and_two_are_kept(tmp_path: Path) 
     for step in range(1, 4):
         model(torch.randn(5, 4)).sum().backward()
         optimiser.step()
-        save_checkpoint(tmp_path, Position(0, step), model, optimiser)
+        save_checkpoint(tmp_path, Position(0, step), State(model, optimiser, {}))
     assert len(list(tmp_path.iterdir())) == 2
     other = torch.nn.Linear(4, 3)
     fresh = torch.optim.AdamW(other.parameters())
     assert latest(tmp_path) == Position(0, 3)
-    load_checkpoint(tmp_path, Position(0, 3), other, fresh)
+    load_objective(tmp_path, Position(0, 3), other)
+    load_optimiser(tmp_path, Position(0, 3), fresh)
     assert torch.equal(other.weight, model.weight)
     for mine, theirs in zip(
         fresh.state_dict()["state"].values(), optimiser.state_dict()["state"].values(), strict=True
     ):
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_a_checkpoint_of_another_size_is_told(tmp_path: Path) -> None:
+    model = torch.nn.Linear(4, 3)
+    save_checkpoint(tmp_path, Position(0, 1), State(model, torch.optim.AdamW(model.parameters()), {}))
+    with pytest.raises(DecipherError, match="another size"):
+        load_objective(tmp_path, Position(0, 1), torch.nn.Linear(4, 5))
+    with pytest.raises(DecipherError, match="another size"):
+        load_objective(tmp_path, Position(0, 1), torch.nn.Sequential(torch.nn.Linear(4, 3)))
 
 
 @pytest.mark.slow

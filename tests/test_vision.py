@@ -31,14 +31,14 @@ def test_shapes(config: VisionConfig) -> None:
 
 
 def test_valid_tokens_are_those_that_touch_data() -> None:
-    _, valid = token_places(batch(), 8)
+    _, valid = token_places(batch(), (8, 8, 8))
     grid = valid[0].reshape(4, 4, 4)
     assert grid.any(dim=1).any(dim=1).tolist() == [True] * 4
     assert grid.any(dim=0).any(dim=0).tolist() == [False, True, False, False]
 
 
 def test_positions_are_millimetres_from_the_middle() -> None:
-    position_mm, _ = token_places(batch(), 8)
+    position_mm, _ = token_places(batch(), (8, 8, 8))
     assert position_mm[0, 0].tolist() == pytest.approx([-36.0] * 3, abs=1e-3)
     assert position_mm[0].mean(dim=0).tolist() == pytest.approx([0.0] * 3, abs=1e-3)
     step = position_mm[0, 1] - position_mm[0, 0]
@@ -94,7 +94,7 @@ def test_base_has_the_size_of_the_paper() -> None:
 
 
 def test_config_survives_json() -> None:
-    config = ModelConfig(name="x", vision=CONV, prepare=PrepareConfig(box=32))
+    config = ModelConfig(name="x", vision=CONV, prepare=PrepareConfig(box=(32, 32, 32)))
     assert ModelConfig.from_json(config.to_json()) == config
 
 

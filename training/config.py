@@ -1,11 +1,14 @@
 """What a training run is set to: defaults in one place, presets as differences, key=value last.
 
-An unknown key is an error that names the nearest one. The resolved values are written to the run's config.yaml.
+Decisions:
+- A stage has a preset of its own name; where it is part of a longer run, its preset's differences hold for it still.
+- `stage.key` sets a key for one stage alone: `--set vision.steps=500`. A plain key holds for all stages.
+- An unknown key is an error that names the nearest one. The resolved values are written to the run's config.yaml.
 """
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from models.errors import DecipherError
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "decipher"
+STAGES = ("vision", "text", "align")
+OF_THE_RUN = ("preset", "about", "stages", "by_stage")
+"""keys that no single stage has"""
 
 
 @dataclass(frozen=True)
@@ -22,22 +28,61 @@ class TrainConfig:
     preset: str = "custom"
     about: str = ""
     stages: tuple[str, ...] = ("align",)
+    by_stage: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """{stage: {key: value}}: what differs in a stage"""
     seed: int = 0
     steps: int = 200
     batch_size: int = 16
+    """volumes of one batch over all processes"""
     log_every: int = 10
     checkpoint_every: int = 100
+    check_every: int = 0
+    """steps between frozen checks of the encoder; 0: at the end of a stage alone"""
+    check_volumes: int = 256
+    """most volumes that a frozen check encodes"""
+    holdout: float = 0.1
+    """share of the patients that is never trained on, for the frozen checks"""
+
     size: str = "mini"
+    box: tuple[int, ...] = ()
+    """edges of the input in voxels: one number, or three along I, J, K; empty: the default"""
+    patch: tuple[int, ...] = ()
+    """edges of a token in voxels, likewise; empty: the size's own"""
     init: str = ""
     """model folder to start from; empty: fresh weights"""
+    text_base: str = ""
+    """local folder or packaged name of the BERT to start from; empty: the packaged MiniLM"""
+    freeze: tuple[str, ...] = ("text.base",)
+    """parts of the model that are not trained, by the start of their parameters' names"""
+
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
+    weight_decay_end: float = -1.0
+    """weight decay at the last step, reached by a cosine; negative: as at the first"""
+    layer_decay: float = 1.0
+    """factor of the learning rate from one transformer block to the one below"""
     warmup: float = 0.1
     clip: float = 1.0
+    ema: float = 0.0
+    """decay of the moving average of the weights that is saved as the model; 0: the last weights are saved"""
+    accumulate: int = 1
+    """batches whose gradients are added up for one step; contrasts see one batch at a time"""
+
     precision: str = "auto"
     """auto, 32 or bf16; auto takes bf16 where the processor has matrix units for it"""
+    devices: str = "auto"
+    """how many devices of this machine; auto: those that torchrun or SLURM gave, else one"""
+    strategy: str = "auto"
+    """auto, ddp or fsdp; auto is ddp where there are several processes"""
+    compile: str = "auto"
+    """auto, yes or no; auto compiles the vision encoder on GPUs"""
+    recompute: bool = False
+    """gradient checkpointing: less memory, a third more work"""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice"""
+    loaders: int = 2
+    """batches that are made ready ahead, each by a thread"""
+
     variants: int = 4
     """versions of each real series in the prepared shard: the first as it is, the others augmented"""
     phantom_patients: int = 0
@@ -47,26 +92,77 @@ class TrainConfig:
     """train only on rows whose label column `redistributable` is not `no`"""
     skip_sources: str = ""
     """comma-separated words; rows whose `source` or `path` holds one are left out"""
+    cache: str = ""
+    """folder of prepared shards; empty: inside the run"""
+    geometry_dropout: float = 0.3
+    """share of the volumes whose spacing and field of view are hidden from the encoder"""
     recontrast: float = 0.0
     """share of the T1-weighted brains that are drawn with a contrast made from theirs"""
+
+    global_crops: int = 2
+    local_crops: int = 8
+    global_in_slice: tuple[float, ...] = (0.48, 1.0)
+    global_through_slice: tuple[float, ...] = (0.5, 1.0)
+    local_in_slice: tuple[float, ...] = (0.16, 0.48)
+    local_through_slice: tuple[float, ...] = (0.2, 0.5)
+    """range of a crop's edge as a share of the volume's, in the slice and through the slices"""
+    dino_weight: float = 1.0
+    ibot_weight: float = 1.0
+    koleo_weight: float = 0.1
+    masked_volumes: float = 0.5
+    """share of the global crops of which patches are hidden"""
+    masked_patches: tuple[float, ...] = (0.2, 0.75)
+    """range of the share of patches hidden in such a crop"""
+    prototypes: int = 256
+    head_hidden: int = 512
+    head_bottleneck: int = 128
+    student_temperature: float = 0.1
+    teacher_temperature: tuple[float, ...] = (0.04, 0.07)
+    """at the first step, and from three tenths of the stage on"""
+    teacher_momentum: float = 0.97
+    """at the first step; it rises to 1 by a cosine"""
+    frozen_prototypes: float = 0.02
+    """share of the stage in which prototypes stay as they are"""
+
+    texts: str = ""
+    """a table of further reports, without volumes, for stage text"""
+    vocabulary: str = ""
+    """a file of words, one a line, that become pieces of their own in stage text"""
+    masked_tokens: float = 0.15
+    text_tokens: int = 128
+    """tokens of a text in stage text"""
+
     captions: int = 4000
     texts_per_step: int = 96
-    geometry_dropout: float = 0.3
+    """captions that a batch is held against beside its own texts"""
+    region_share: float = 0.5
+    """share of each batch that comes from one body region"""
+    image_share: float = 0.25
+    """share of each batch drawn from series without text, where there are any; stage 1's losses go on for them"""
+    image_weight: float = 0.5
+    """weight of stage 1's losses in stage align"""
     heads_weight: float = 0.0
     """weight of the attribute heads in stage align"""
     views_weight: float = 0.0
     """weight of the contrast between two views of a volume in stage align"""
-    prototypes: int = 256
-    teacher_momentum: float = 0.99
-    cache: str = ""
-    """folder of prepared shards; empty: inside the run"""
+
+    def stage(self, name: str) -> "TrainConfig":
+        """These settings as they hold for one stage."""
+        return replace(self, **self.by_stage.get(name, {}))
 
     def to_yaml(self) -> str:
         import yaml
 
         return yaml.safe_dump(
-            {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}, sort_keys=False
+            {k: list(v) if isinstance(v, tuple) else v for k, v in _plain(asdict(self)).items()}, sort_keys=False
         )
+
+
+def _plain(found: Any) -> Any:
+    """The same with lists for tuples, which YAML has."""
+    if isinstance(found, dict):
+        return {k: _plain(v) for k, v in found.items()}
+    return [_plain(v) for v in found] if isinstance(found, tuple | list) else found
 
 
 def preset_names() -> list[str]:
@@ -77,7 +173,7 @@ def preset_names() -> list[str]:
 def load_config(preset: str | None, settings: Sequence[str] = ()) -> TrainConfig:
     """A preset's name or a YAML file, then KEY=VALUE settings.
 
-    Errors: DecipherError for an unknown preset, key or a value of another type.
+    Errors: DecipherError for an unknown preset, stage, key or a value of another type.
     """
     import yaml
 
@@ -87,20 +183,46 @@ def load_config(preset: str | None, settings: Sequence[str] = ()) -> TrainConfig
         path = Path(name)
     if not path.is_file():
         raise DecipherError(f"No preset or file {name!r}.", f"Presets: {', '.join(preset_names())}.")
-    found = yaml.safe_load(path.read_text()) or {}
-    if not isinstance(found, dict):
-        raise DecipherError(f"{path} does not hold keys and values.", "Write one `key: value` a line.")
-    found = {"preset": path.stem, **found}
+    plain, by_stage = _parted(_read(path))
     for setting in settings:
         key, sign, value = setting.partition("=")
         if not sign:
             raise DecipherError(f"--set {setting} has no value.", f"Type --set {setting}=VALUE.")
-        found[key.strip()] = yaml.safe_load(value)
-    return replace(TrainConfig(), **{key: _typed(key, value) for key, value in found.items()})
+        stage, dot, inner = key.strip().rpartition(".")
+        target = by_stage.setdefault(stage, {}) if dot else plain
+        target[inner] = yaml.safe_load(value)
+    return _resolved(path.stem, plain, by_stage)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    found = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(found, dict):
+        raise DecipherError(f"{path} does not hold keys and values.", "Write one `key: value` a line.")
+    return found
+
+
+def _parted(found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What holds for all stages, and what for one."""
+    by_stage = {stage: dict(values) for stage, values in (found.pop("by_stage", None) or {}).items()}
+    return found, by_stage
+
+
+def _resolved(name: str, plain: dict[str, Any], by_stage: dict[str, dict[str, Any]]) -> TrainConfig:
+    config = replace(TrainConfig(preset=name), **{key: _typed(key, value) for key, value in plain.items()})
+    for stage in (*config.stages, *by_stage):
+        if stage not in STAGES:
+            raise DecipherError(f"No stage {stage!r}.", f"Stages: {', '.join(STAGES)}.")
+    merged = {}
+    for stage in config.stages:
+        own = {k: v for k, v in _read(PRESETS / f"{stage}.yaml").items() if k not in {*OF_THE_RUN, *plain}}
+        merged[stage] = {key: _typed(key, value) for key, value in (own | by_stage.get(stage, {})).items()}
+    return replace(config, by_stage={stage: values for stage, values in merged.items() if values})
 
 
 def _typed(key: str, value: Any) -> Any:
-    known = {f.name: getattr(TrainConfig, f.name) for f in fields(TrainConfig)}
+    known = {f.name: getattr(TrainConfig(), f.name) for f in fields(TrainConfig)}
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
         raise DecipherError(
@@ -108,15 +230,27 @@ def _typed(key: str, value: Any) -> Any:
         )
     default = known[key]
     if isinstance(default, tuple):
-        return tuple(value) if isinstance(value, list) else tuple(str(value).split(","))
+        kind = {"box": int, "patch": int}.get(key, type(default[0]) if default else str)
+        return tuple(_number(key, kind, v, default) for v in _several(value))
     if isinstance(default, str):
         return "" if value is None else str(value)
+    return _number(key, type(default), value, default)
+
+
+def _several(value: Any) -> list[Any]:
+    """The values of a list, or of a string with commas."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    return [part.strip() for part in str(value).split(",") if part.strip()] if value is not None else []
+
+
+def _number(key: str, kind: type, value: Any, default: Any) -> Any:
+    if kind is str:
+        return str(value)
     try:
-        number = type(default)(value)
+        number = kind(value)
     except (TypeError, ValueError):
         number = None
     if number is None or number != float(value):
-        raise DecipherError(
-            f"Setting {key} takes a {type(default).__name__}; got {value!r}.", f"Its default is {default}."
-        )
+        raise DecipherError(f"Setting {key} takes a {kind.__name__}; got {value!r}.", f"Its default is {default}.")
     return number

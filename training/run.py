@@ -1,9 +1,12 @@
-"""A training run from data to a model folder.
+"""A run: from data to a model folder.
 
-    RUN/config.yaml  metrics.jsonl  prepared/  checkpoints/  model/
+    RUN/config.yaml  run.json  data.json  prepared/  checkpoints/  metrics.jsonl  tensorboard/  model/
 
-Decisions: a run folder belongs to one configuration and one archive; the same command in it resumes, another is refused,
-`fresh` begins again. The model folder appears whole at the end.
+Decisions:
+- A run folder belongs to one configuration and one archive; the same command in it resumes, another is refused, `fresh`
+  begins again. The model folder appears whole at the end.
+- The prepared volumes of a run are named in data.json: a resumed run takes them as they are, and scans nothing.
+- Where there are several processes the first one prepares and writes, and the others wait.
 """
 
 import json
@@ -11,20 +14,26 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import torch
 
-from index.labelled import read_archive
-from models.config import SIZES, ModelConfig
+from index.labelled import LabelledCatalogue, read_archive
+from models.config import SIZES, ModelConfig, PrepareConfig, TextConfig, edges
 from models.decipher import Decipher, load
 from models.errors import DecipherError
+from training.card import card_of
 from training.config import TrainConfig
 from training.data import TrainingSet, training_set
-from training.loop import Told, train_stages
-from training.shards import Shard, archive_shard, phantom_shard
+from training.launch import launched
+from training.loop import train_stages
+from training.meter import Told
+from training.shards import Making, Say, archive_shard, open_shard, phantom_shard, rows_shard
 
 Progress = Callable[[str, int, int], None]
-OWN = {"config.yaml", "run.json", "metrics.jsonl", "prepared", "checkpoints", "model", "archive"}
+OWN = {"config.yaml", "run.json", "data.json", "metrics.jsonl", "prepared", "checkpoints", "tensorboard", "model", ".model",
+       "archive"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ def open_run(run: Path, config: TrainConfig, source: Source, fresh: bool) -> Non
     said = {
         "config": json.loads(json.dumps(config.__dict__)),
         "archive": str(source.archive and source.archive.absolute()),
+        "reports": str(source.reports and source.reports.absolute()),
     }
     marker = run / "run.json"
     others = {p.name for p in run.iterdir()} - OWN if run.is_dir() else set()
@@ -54,96 +64,178 @@ def open_run(run: Path, config: TrainConfig, source: Source, fresh: bool) -> Non
             f"{run} holds a run with other settings or other data.", "Add --fresh to begin again, or choose another -o."
         )
     if fresh:
-        for name in ("metrics.jsonl", "run.json"):
+        for name in ("metrics.jsonl", "run.json", "data.json"):
             (run / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "model"):
+        for name in ("checkpoints", "model", "tensorboard"):
             shutil.rmtree(run / name, ignore_errors=True)
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(config.to_yaml())
     marker.write_text(json.dumps(said))
 
 
-def train(config: TrainConfig, source: Source, run: Path, progress: Progress, told: Told) -> Path:
+def is_complete(run: Path) -> bool:
+    """Whether a run has nothing left to do: its model folder appears last."""
+    return (run / "model").is_dir()
+
+
+def train(config: TrainConfig, source: Source, run: Path, progress: Progress, told: Told, say: Say) -> Path:
     """Train from data to `run`/model and return that folder; resumes what is there.
 
     Errors: DecipherError when there is nothing to train on, an unknown size, or the loss diverges.
     """
-    model = _fresh_model(config)
-    data = _training_set(config, source, run, model, progress)
-    train_stages(model, data, config, run, told)
-    making = run / ".model"
-    shutil.rmtree(making, ignore_errors=True)
-    model.cpu().save(making, _card(config, data))
-    shutil.rmtree(run / "model", ignore_errors=True)
-    making.rename(run / "model")
+    fabric = launched(config)
+    model = fresh_model(config)
+    if fabric.is_global_zero:
+        _prepare(config, source, run, model, progress, say)
+    fabric.barrier()
+    data = _training_set(config, run)
+    config = _possible(config, data, say)
+    if fabric.is_global_zero:
+        _tell(data, say)
+    model = train_stages(model, data, config, run, told, fabric)
+    if fabric.is_global_zero:
+        making = run / ".model"
+        shutil.rmtree(making, ignore_errors=True)
+        model.cpu().save(making, card_of(config, data, run))
+        shutil.rmtree(run / "model", ignore_errors=True)
+        making.rename(run / "model")
+    fabric.barrier()
     return run / "model"
 
 
-def _fresh_model(config: TrainConfig) -> Decipher:
+def fresh_model(config: TrainConfig) -> Decipher:
+    """The model that a run starts from: a model folder's, or new weights of a size.
+
+    Errors: DecipherError for an unknown size, or a model folder of another size.
+    """
     torch.manual_seed(config.seed)
-    if config.init:
-        return load(config.init)
     if config.size not in SIZES:
         raise DecipherError(f"No size {config.size!r}.", f"Sizes: {', '.join(SIZES)}.")
-    return Decipher(ModelConfig(name=config.preset, vision=SIZES[config.size]))
+    asked = model_shape(config)
+    model = load(config.init) if config.init else Decipher(asked)
+    if config.init and _is_shaped(config) and model.config.vision != asked.vision:
+        raise DecipherError(
+            f"The model in {config.init} is of another size than {config.size}.", "Leave out size, box and patch."
+        )
+    if config.vocabulary:
+        model.text.add_words(_words(Path(config.vocabulary)))
+    model.text.own = model.text.own or trains_text(config)
+    return model
 
 
-def _training_set(config: TrainConfig, source: Source, run: Path, model: Decipher, progress: Progress) -> TrainingSet:
+def model_shape(config: TrainConfig) -> ModelConfig:
+    """The ModelConfig of new weights."""
+    vision, prepare = SIZES[config.size], PrepareConfig()
+    if config.patch:
+        vision = type(vision)(**{**vars(vision), "patch": edges(_cube(config.patch))})
+    if config.box:
+        prepare = PrepareConfig(box=edges(_cube(config.box)))
+    text = TextConfig(base=config.text_base) if config.text_base else TextConfig()
+    return ModelConfig(name=config.preset, prepare=prepare, vision=vision, text=text)
+
+
+def trains_text(config: TrainConfig) -> bool:
+    """Whether any stage changes the text base."""
+    return any(stage == "text" or "text.base".startswith(config.stage(stage).freeze or ("-",)) is False
+               for stage in config.stages)  # fmt: skip
+
+
+def _is_shaped(config: TrainConfig) -> bool:
+    return bool(config.box or config.patch or config.size != TrainConfig.size)
+
+
+def _cube(given: tuple[int, ...]) -> int | tuple[int, ...]:
+    """One edge for a cube, or three."""
+    if len(given) not in (1, 3):
+        raise DecipherError(f"Edges are one number or three; got {given}.", "Type --set box=96 or --set box=96,96,48.")
+    return given[0] if len(given) == 1 else given
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as wrong:
+        hint = "Write one word a line, in UTF-8: --set vocabulary=FILE"
+        raise DecipherError(f"The words in {path} cannot be read.", hint) from wrong
+    return [word.strip() for word in lines if word.strip()]
+
+
+def _prepare(config: TrainConfig, source: Source, run: Path, model: Decipher, progress: Progress, say: Say) -> None:
+    """Make the shards of a run, and name them in data.json; those of a resumed run are taken as they are."""
+    listed = run / "data.json"
+    if listed.is_file() and all(Path(folder).is_dir() for folder in json.loads(listed.read_text())):
+        return
     cache = Path(config.cache) if config.cache else run / "prepared"
-    shards: list[Shard] = []
+    cache.mkdir(parents=True, exist_ok=True)
+    making = Making(cache, model.config.prepare, config.seed, progress, say)
+    folders: list[Path] = []
     if source.archive:
-        found = read_archive(
-            source.archive,
-            labels=source.labels,
-            reports=source.reports,
-            progress=lambda done, of: progress("scan", done, of),
-        )
-        if not found.records.height:
-            raise DecipherError(f"No MRI series in {source.archive}.", f"See why: decipher scan {source.archive}")
-        shards.append(
-            archive_shard(
-                found.root,
-                found.records,
-                model.config.prepare,
-                cache,
-                variants=config.variants,
-                seed=config.seed,
-                progress=lambda done, of: progress("prepare", done, of),
-            )
-        )
+        found = _catalogue(source, progress)
+        if set(config.stages) == {"text"}:
+            folders.append(rows_shard(found.records, making))
+        else:
+            folders.append(archive_shard(found.root, found.records, config.variants, making))
     if config.phantom_patients:
-        shards.append(
-            phantom_shard(
-                config.phantom_patients,
-                model.config.prepare,
-                cache,
-                seed=config.seed,
-                progress=lambda done, of: progress("phantom", done, of),
-            )
-        )
-    if not shards:
+        folders.append(phantom_shard(config.phantom_patients, making))
+    if not folders and not config.texts:
         raise DecipherError("Nothing to train on.", "Name an archive with --data, or --set phantom_patients=50.")
-    return training_set(shards, model, config)
+    listed.write_text(json.dumps([str(folder.absolute()) for folder in folders]))
 
 
-def _card(config: TrainConfig, data: TrainingSet) -> str:
-    """What the model was made from, in Markdown; figures are added by whoever measures them."""
+def _catalogue(source: Source, progress: Progress) -> LabelledCatalogue:
+    assert source.archive is not None
+    found = read_archive(
+        source.archive,
+        labels=source.labels,
+        reports=source.reports,
+        progress=lambda done, of: progress("scan", done, of),
+    )
+    if not found.records.height:
+        raise DecipherError(f"No MRI series in {source.archive}.", f"See why: decipher scan {source.archive}")
+    return found
+
+
+def _training_set(config: TrainConfig, run: Path) -> TrainingSet:
+    return training_set([open_shard(Path(folder)) for folder in json.loads((run / "data.json").read_text())], config)
+
+
+def _possible(config: TrainConfig, data: TrainingSet, say: Say) -> TrainConfig:
+    """The stages that the data allow: of several, stage text is left out where there is no report."""
+    reports = data.rows.filter(data.weights > 0)["report"].drop_nulls()
+    if len(config.stages) == 1 or "text" not in config.stages or len(reports) or config.texts:
+        return config
+    say("no reports: stage text is left out, and texts are captions of what the tags say")
+    left = tuple(stage for stage in config.stages if stage != "text")
+    return type(config)(**{**config.__dict__, "stages": left})
+
+
+def _tell(data: TrainingSet, say: Say) -> None:
+    """What is trained on, and which regions are too small to build a batch around."""
     drawn = data.rows.filter(data.weights > 0)
-    real = drawn.filter(drawn["origin"] == "archive")
-    lines = [
-        f"# {config.preset}",
-        "",
-        f"Trained by `decipher train {config.preset}`: stages {', '.join(config.stages)}, {config.steps} steps of "
-        f"{config.batch_size} volumes each, seed {config.seed}.",
-        "",
-        f"- real series: {real['series_id'].n_unique()}, each in {config.variants} versions",
-        f"- phantom series: {drawn.filter(drawn['origin'] == 'phantom')['series_id'].n_unique()}",
-        f"- sources: {', '.join(sorted({_source(s) for s in real['source'].drop_nulls()})) or 'not named'}",
-        "",
-        "Not a medical device. Not for diagnosis.",
-    ]
-    return "\n".join(lines) + "\n"
+    kept = len(set(data.subjects[data.held_out]))
+    say(
+        f"training on {drawn['series_id'].n_unique():,} series of {len(set(data.subjects[data.weights > 0])):,} patients"
+        + (f"; {kept:,} patients are kept for checks" if kept else "")
+    )
+    counts = (
+        drawn.filter(pl.col("body_region").is_not_null()).group_by("body_region").agg(pl.col("patient_id").n_unique())
+    )
+    alone = sorted(counts.filter(pl.col("patient_id") < 2)["body_region"])
+    if alone:
+        say(f"one patient only, so no batch is built around: {', '.join(alone)}")
 
 
-def _source(name: str) -> str:
-    return name.split(":")[0]
+def stage_costs(config: TrainConfig) -> list[dict[str, Any]]:
+    """What each stage takes on one device, told without data."""
+    from training.cost import stage_cost
+    from training.optim import freeze
+
+    model = fresh_model(config)
+    rows = []
+    for name in config.stages:
+        stage = config.stage(name)
+        freeze(model, stage.freeze)
+        cost = stage_cost(name, model, stage, 1)
+        rows.append({"stage": name, "steps": stage.steps, "batch_size": stage.batch_size, **vars(cost),
+                     "total_flops": cost.flops * stage.steps})  # fmt: skip
+    return rows

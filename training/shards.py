@@ -1,23 +1,19 @@
 """Prepared volumes on disk, memory-mapped: what the training loop reads.
 
 Decisions:
-- A shard is a folder: pixels.npy (n, S, S, S) uint8, content.npy, geometry.npy, rows.parquet (row i describes volume
+- A shard is a folder: pixels.npy (n, I, J, K) uint8, content.npy, geometry.npy, rows.parquet (row i describes volume
   i), its name holding a hash of all that it was made from; an existing name is never made again.
-- Volumes are read, varied and prepared in worker processes, each item from its own seed, so that the order of work
-  changes nothing. A shard is written under a temporary name and renamed when whole.
+- A shard is written under a temporary name and renamed when whole; how large it gets is told before it is written, and
+  which series it had to leave out after.
 """
 
 import hashlib
 import json
+import math
 import os
 import shutil
-import threading
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context, parent_process
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,9 @@ import polars as pl
 import torch
 
 from models.config import PrepareConfig
+from models.errors import DecipherError
 from models.prepare import Prepared
+from training.preparing import Made, patient_series, series_versions, work_through
 
 COLUMNS: dict[str, Any] = {
     "series_id": pl.Utf8, "study_id": pl.Utf8, "patient_id": pl.Utf8, "path": pl.Utf8, "source": pl.Utf8,
@@ -34,56 +32,78 @@ COLUMNS: dict[str, Any] = {
     "age_years": pl.Float64, "sex": pl.Utf8, "diagnosis": pl.Utf8, "lesion": pl.Utf8, "report": pl.Utf8,
     "variant": pl.Int64, "origin": pl.Utf8,
 }  # fmt: skip
-Made = list[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]]
-Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+MOST_SEQUENCES = 8
+"""series of one digital patient, at most"""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """rows.height volumes; pixels (n, S, S, S) uint8 stand for intensities 0..1."""
+    """rows.height volumes; pixels (n, I, J, K) uint8 stand for intensities 0..1."""
 
     pixels: np.ndarray
     content: np.ndarray
     geometry: np.ndarray
     rows: pl.DataFrame
 
-    def take(self, which: np.ndarray) -> Prepared:
-        """The volumes of rows `which` (B,) as one batch."""
-        pixels = torch.from_numpy(np.stack([self.pixels[i] for i in which])).float().div_(255)[:, None]
-        eye = torch.eye(4, dtype=torch.float64).expand(len(which), 4, 4)
-        return Prepared(pixels, torch.from_numpy(self.content[which]), torch.from_numpy(self.geometry[which]), eye)
+    def sample(self, row: int) -> Prepared:
+        """One volume, without a batch axis."""
+        pixels = torch.from_numpy(self.pixels[row].copy()).float().div_(255)[None]
+        content, geometry = torch.from_numpy(self.content[row]), torch.from_numpy(self.geometry[row])
+        return Prepared(pixels, content, geometry, torch.eye(4, dtype=torch.float64))
 
 
 def open_shard(folder: Path) -> Shard:
     """A finished shard, its pixels memory-mapped."""
     rows = pl.read_parquet(folder / "rows.parquet")
-    pixels = np.load(folder / "pixels.npy", mmap_mode="r")
+    there = (folder / "pixels.npy").is_file()
+    pixels = np.load(folder / "pixels.npy", mmap_mode="r") if there else np.zeros((0, 0, 0, 0), np.uint8)
     return Shard(pixels, np.load(folder / "content.npy"), np.load(folder / "geometry.npy"), rows)
 
 
-def archive_shard(
-    root: Path,
-    records: pl.DataFrame,
-    config: PrepareConfig,
-    cache: Path,
-    *,
-    variants: int,
-    seed: int,
-    progress: Progress,
-) -> Shard:
-    """The series of a catalogue, each in `variants` versions: the first as it is, the others varied."""
+@dataclass(frozen=True)
+class Making:
+    """How shards are made: where, for which encoder, from which seed, and who hears of it."""
+
+    cache: Path
+    config: PrepareConfig
+    seed: int
+    progress: Callable[[str, int, int], None]
+    say: Say
+
+
+def archive_shard(root: Path, records: pl.DataFrame, variants: int, making: Making) -> Path:
+    """Folder of the series of a catalogue, each in `variants` versions: the first as it is, the others varied.
+
+    Errors: DecipherError when the disk is too small.
+    """
     kept = [c for c in records.columns if c != "variant"]
-    jobs = [(str(root), row, asdict(config), variants, seed) for row in records.select(kept).iter_rows(named=True)]
-    named = ["archive", variants, seed, asdict(config), records.sort("series_id").select(kept).write_json()]
-    return _shard(cache, named, _series_versions, jobs, variants, progress)
+    rows = list(records.select(kept).iter_rows(named=True))
+    jobs = [(str(root), row, making.config, variants, making.seed) for row in rows]
+    named = ["archive", variants, records.sort("series_id").select(kept).write_json()]
+    folder = _shard(named, series_versions, jobs, variants, making)
+    made = set(open_shard(folder).rows["series_id"])
+    lost = [row["path"] for row in rows if row["series_id"] not in made]
+    if lost:
+        making.say(f"{len(lost)} of {len(rows)} series could not be prepared and are left out: {', '.join(lost[:5])}"
+                   f"{' and more' if len(lost) > 5 else ''}. Why: decipher scan {root} --check")  # fmt: skip
+    return folder
 
 
-def phantom_shard(patients: int, config: PrepareConfig, cache: Path, *, seed: int, progress: Progress) -> Shard:
-    """`patients` digital patients, all the sequences of each."""
-    jobs = [(asdict(config), seed + 7919 * (number + 1)) for number in range(patients)]
-    return _shard(
-        cache, ["phantom", _phantom_source(), patients, seed, asdict(config)], _patient_series, jobs, 8, progress
-    )
+def rows_shard(records: pl.DataFrame, making: Making) -> Path:
+    """Folder of a catalogue's rows without their volumes: enough for a stage that reads reports alone."""
+    digest = hashlib.blake2b(records.write_json().encode(), digest_size=8).hexdigest()
+    folder = making.cache / f"rows-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{name: row.get(name) for name in COLUMNS} for row in records.iter_rows(named=True)]
+    _write_rows(folder, [], [], [{**row, "variant": 0, "origin": "archive"} for row in rows])
+    return folder
+
+
+def phantom_shard(patients: int, making: Making) -> Path:
+    """Folder of `patients` digital patients, all the sequences of each."""
+    jobs = [(making.config, making.seed + 7919 * (number + 1)) for number in range(patients)]
+    return _shard(["phantom", _phantom_source(), patients], patient_series, jobs, MOST_SEQUENCES, making)
 
 
 def _phantom_source() -> str:
@@ -92,38 +112,32 @@ def _phantom_source() -> str:
     return hashlib.blake2b(b"".join(f.read_bytes() for f in files), digest_size=8).hexdigest()
 
 
-def _shard(
-    cache: Path, named: list[Any], work: Callable[[Any], Made], jobs: Sequence[Any], most: int, progress: Progress
-) -> Shard:
-    digest = hashlib.blake2b(json.dumps(named, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
-    folder = cache / f"{named[0]}-{digest}"
+def _shard(named: list[Any], work: Callable[[Any], Made], jobs: Sequence[Any], versions: int, making: Making) -> Path:
+    kind = named[0]
+    whole = json.dumps([*named, making.seed, asdict(making.config)], sort_keys=True, default=str)
+    folder = making.cache / f"{kind}-{hashlib.blake2b(whole.encode(), digest_size=8).hexdigest()}"
     if not folder.is_dir():
-        making = cache / f".{folder.name}.{os.getpid()}"
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir(parents=True)
-        _write(making, _work_through(work, jobs, progress), len(jobs) * most)
-        making.rename(folder)
-    return open_shard(folder)
+        part = making.cache / f".{folder.name}.{os.getpid()}"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        _tell_size(kind, len(jobs) * versions, making)
+        parts = work_through(work, jobs, lambda done, of: making.progress(f"prepare {kind}", done, of))
+        _write(part, parts, len(jobs) * versions)
+        part.rename(folder)
+    return folder
 
 
-def _work_through(work: Callable[[Any], Made], jobs: Sequence[Any], progress: Progress) -> Iterator[Made]:
-    with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), get_context("spawn"), _start_worker) as pool:
-        for done, made in enumerate(pool.map(work, jobs), start=1):
-            progress(done, len(jobs))
-            yield made
-
-
-def _start_worker() -> None:
-    """One thread each, since the workers share the processors; and no worker outlives a killed parent."""
-    torch.set_num_threads(1)
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-
-
-def _leave_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+def _tell_size(kind: str, most: int, making: Making) -> None:
+    """Say how large a shard can get, and refuse what the disk cannot hold."""
+    box = making.config.box
+    need, free = most * math.prod(box), shutil.disk_usage(making.cache).free
+    size = f"up to {most:,} volumes of {' x '.join(map(str, box))}, {need / 1e9:.2f} GB"
+    making.say(f"preparing {kind}: {size} in {making.cache}")
+    if need > free:
+        raise DecipherError(
+            f"Prepared volumes take {size}, but {making.cache} has {free / 1e9:.2f} GB free.",
+            "Name another folder with --set cache=FOLDER, or fewer versions with --set variants=1.",
+        )
 
 
 def _write(folder: Path, parts: Iterator[Made], most: int) -> None:
@@ -141,55 +155,12 @@ def _write(folder: Path, parts: Iterator[Made], most: int) -> None:
             contents.append(content)
             geometries.append(geometry)
             rows.append({name: row.get(name) for name in COLUMNS})
+    _write_rows(folder, contents, geometries, rows)
+
+
+def _write_rows(
+    folder: Path, contents: list[np.ndarray], geometries: list[np.ndarray], rows: list[dict[str, Any]]
+) -> None:
     np.save(folder / "content.npy", np.array(contents))
     np.save(folder / "geometry.npy", np.array(geometries))
     pl.DataFrame(rows, schema=COLUMNS).write_parquet(folder / "rows.parquet")
-
-
-def _packed(prepared: Prepared, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-    pixels = (prepared.pixels[0] * 255).round().to(torch.uint8).numpy()
-    return pixels, prepared.content.numpy(), prepared.geometry.numpy(), row
-
-
-def _series_versions(job: tuple[str, dict[str, Any], dict[str, Any], int, int]) -> Made:
-    from index.geometry import plane_of
-    from index.ledger import Rejection
-    from index.reading import read_volume
-    from models.errors import DecipherError
-    from models.prepare import prepare
-    from training.augment import pixel_variation, reacquire
-
-    root, row, config, variants, seed = job
-    item_seed = zlib.crc32(f"{seed} {row['series_id']}".encode())
-    rng = np.random.default_rng(item_seed)
-    made: Made = []
-    try:
-        volume = read_volume(Path(root), row)
-        plain = prepare(volume, PrepareConfig(**config))
-    except (Rejection, DecipherError):
-        return made
-    made.append(_packed(plain, {**row, "variant": 0, "origin": "archive"}))
-    vary = pixel_variation(item_seed) if variants > 1 else None
-    for number in range(1, variants):
-        other = reacquire(volume, rng)
-        described = {**row, "plane": plane_of(other.affine_mm), "variant": number, "origin": "archive"}
-        try:
-            prepared = prepare(other, PrepareConfig(**config))
-        except DecipherError:
-            continue
-        made.append(_packed(vary(prepared) if vary else prepared, described))
-    return made
-
-
-def _patient_series(job: tuple[dict[str, Any], int]) -> Made:
-    from models.prepare import prepare
-    from training.phantom.series import make_patient
-
-    config, seed = job
-    made: Made = []
-    for number, series in enumerate(make_patient(seed)):
-        row = {**series.labels, "series_id": f"phantom-{seed}-{number}", "study_id": f"phantom-{seed}",
-               "patient_id": f"phantom-{seed}", "source": "phantom", "report": series.report,
-               "variant": 0, "origin": "phantom"}  # fmt: skip
-        made.append(_packed(prepare(series.volume, PrepareConfig(**config)), row))
-    return made

@@ -4,6 +4,7 @@ Source: the symmetric image-text contrast of CLIP (Radford et al., 2021), its po
 captions are true of a volume and several series share a report. Each positive is held against the negatives alone: in
 the supervised contrast of Khosla et al. (2020) positives compete with each other, which keeps the temperature high.
 Linear heads on the volume vector name the known attributes directly; they only train, and are not saved with the model.
+Stage 1's losses go on for series without text, as long as their weight is not 0.
 """
 
 import torch
@@ -12,35 +13,49 @@ from torch.nn import functional as F
 
 from models.decipher import Decipher
 from training.captions import VALUES
+from training.compute import Compute
 from training.config import TrainConfig
-from training.data import Autocast, Batch
+from training.objectives.vision import Vision
+from training.pairs import PairBatch
 
 
 class Align(nn.Module):
-    """loss = contrast of volumes with texts + heads_weight * attribute heads + views_weight * contrast of two views."""
+    """loss = contrast of volumes with texts + heads_weight * attribute heads + views_weight * contrast of two views
+    + image_weight * stage 1's loss."""
 
     def __init__(self, model: Decipher, config: TrainConfig) -> None:
         super().__init__()
         self.model = model
-        self.views_weight, self.heads_weight = config.views_weight, config.heads_weight
+        self.weights = {"heads": config.heads_weight, "views": config.views_weight, "images": config.image_weight}
         self.heads = nn.ModuleList(nn.Linear(model.config.dim, len(values)) for values in VALUES.values())
+        self.images = Vision(model, config) if config.image_weight > 0 and config.image_share > 0 else None
 
-    def forward(self, batch: Batch, autocast: Autocast) -> dict[str, torch.Tensor]:
-        with autocast():
-            found = [self.model.vision(v, batch.geometry_known).volume for v in batch.views]
-        volumes = [F.normalize(v.float(), dim=-1) for v in found]
-        texts = F.normalize(self.model.text(batch.sentences), dim=-1)
-        contrast = torch.stack(
-            [many_positive_contrast(self.model.scale * v @ texts.T, batch.positive, batch.negative) for v in volumes]
-        ).mean()
-        losses = {"contrast": contrast, "loss": contrast}
-        if self.heads_weight:
-            losses["heads"] = torch.stack([self._name(v.float(), batch.attributes) for v in found]).mean()
-            losses["loss"] = losses["loss"] + self.heads_weight * losses["heads"]
-        if self.views_weight:
-            losses["views"] = view_contrast(volumes[0], volumes[1], batch.same_subject)
-            losses["loss"] = losses["loss"] + self.views_weight * losses["views"]
+    def forward(self, batch: PairBatch, compute: Compute) -> dict[str, torch.Tensor]:
+        with compute.autocast():
+            found = [self.model.vision(view, batch.geometry_known).volume for view in batch.views]
+            texts = self.model.text(self._sentences(batch.sentences))
+        volumes = [compute.gather(v.float()) for v in found]
+        unit = [F.normalize(v, dim=-1) for v in volumes]
+        words = F.normalize(compute.gather(texts.float()), dim=-1)
+        contrasts = [
+            many_positive_contrast(self.model.scale * v @ words.T, batch.positive, batch.negative) for v in unit
+        ]
+        losses = {"contrast": torch.stack(contrasts).mean()}
+        if self.weights["heads"]:
+            losses["heads"] = torch.stack([self._name(v, batch.attributes) for v in volumes]).mean()
+        if self.weights["views"]:
+            losses["views"] = view_contrast(unit[0], unit[1], batch.same_subject)
+        if self.images is not None and batch.crops is not None:
+            losses["images"] = self.images(batch.crops, compute)["loss"]
+        losses["loss"] = losses["contrast"] + sum(
+            (weight * losses[name] for name, weight in self.weights.items() if name in losses),
+            start=losses["contrast"].new_zeros(()),
+        )
         return losses
+
+    def _sentences(self, texts: torch.Tensor | list[str]) -> torch.Tensor:
+        """Sentence vectors (T, W): as they were computed before, or anew where the text base is trained."""
+        return self.model.text.pooled(texts) if isinstance(texts, list) else texts
 
     def _name(self, volumes: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:
         """Mean over attributes of the cross-entropy on volumes (B, E) where attributes (B, A) are known."""
@@ -52,7 +67,12 @@ class Align(nn.Module):
         return torch.stack(terms).mean() if terms else volumes.sum() * 0.0
 
     def after_step(self, step: int, steps: int) -> None:
-        """Nothing follows a step."""
+        """Stage 1's teacher follows."""
+        if self.images is not None:
+            self.images.after_step(step, steps)
+
+    def finish(self) -> None:
+        """The model is what was trained."""
 
 
 def many_positive_contrast(logits: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:

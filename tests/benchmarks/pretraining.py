@@ -1,0 +1,245 @@
+"""What each stage of pretraining brings: python tests/benchmarks/pretraining.py OUT [--data ARCHIVE] [--hold WORD,WORD]
+
+Trains every arm from several seeds with `decipher train`'s own code and prints Markdown: stage 1 against random
+initialisation, stage 2 against stage 1, region-aware batches against plain ones, masked language modelling against none.
+Judged on frozen vectors of patients that no arm saw: phantoms of other seeds and, with --data, the series whose `source`
+in labels.csv names one of the words in --hold. Figures: balanced accuracy of linear probes (patients apart) and report to
+volume recall@5. Values are means over seeds; intervals are 95 % over patients, with the seeds as they are. OUT keeps
+runs and vectors: the same command goes on where it stopped. --curves PICTURE draws the learning curves of seed 0.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from index.labelled import read_archive
+from index.record import subjects
+from models.config import PrepareConfig
+from models.decipher import Decipher, load
+from models.prepare import collate
+from training.config import load_config
+from training.health import hits_at
+from training.metrics import balanced_accuracy, bootstrap
+from training.probe import fit_probe
+from training.run import Source, fresh_model, open_run, train
+from training.shards import Making, Shard, archive_shard, open_shard, phantom_shard
+
+TEST_SEED = 900_000
+ARMS: dict[str, tuple[str, list[str]]] = {
+    "random": ("", []),
+    "vision": ("", ["stages=vision"]),
+    "align": ("", ["stages=align"]),
+    "vision, align": ("vision", ["stages=align"]),
+    "vision, align, plain batches": ("vision", ["stages=align", "region_share=0"]),
+    "vision, text, align": ("vision", ["stages=text,align"]),
+}
+"""{arm: (the arm it starts from, its settings)}"""
+CONTRASTS = [
+    ("stage 1 against random initialisation", "vision", "random"),
+    ("stage 2 against stage 1", "vision, align", "vision"),
+    ("stage 2 after stage 1 against stage 2 alone", "vision, align", "align"),
+    ("region-aware against plain batches", "vision, align", "vision, align, plain batches"),
+    ("masked language modelling against none", "vision, text, align", "vision, align"),
+]
+TASKS = {"probe of sequence": "sequence", "probe of region": "body_region", "probe of lesion": "lesion"}
+
+
+@dataclass(frozen=True)
+class Test:
+    """Volumes that no arm saw, and what is true of them."""
+
+    name: str
+    shard: Shard
+    groups: np.ndarray
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        return self.shard.rows
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One figure of one arm and seed: what weights (tries, n) over its witnesses give, and whose witnesses they are."""
+
+    groups: np.ndarray
+    score: Callable[[np.ndarray | None], np.ndarray | float]
+
+
+def main() -> None:
+    asked = _arguments()
+    out = asked.out.absolute()
+    tests = [_phantoms(out, asked.test_patients)]
+    if asked.data:
+        tests.append(_left_out(out, asked.data, asked.hold))
+    figures: dict[tuple[str, str, str, int], Judged] = {}
+    for seed in range(asked.seeds):
+        for arm in ARMS:
+            model = _model(arm, seed, asked, out)
+            for test in tests:
+                for name, judged in _judge(test, model, with_text="align" in arm).items():
+                    figures[arm, test.name, name, seed] = judged
+    _print_values(figures, tests, asked.seeds)
+    _print_contrasts(figures, tests, asked.seeds)
+    if asked.curves:
+        _draw_curves(out, asked.curves)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--hold", default="")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--patients", type=int, default=120)
+    parser.add_argument("--test-patients", type=int, default=60)
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="KEY=VALUE for all arms")
+    parser.add_argument("--curves", type=Path)
+    return parser.parse_args()
+
+
+def _model(arm: str, seed: int, asked: argparse.Namespace, out: Path) -> Decipher:
+    """The model of an arm, trained now or before."""
+    before, settings = ARMS[arm]
+    common = [f"seed={seed}", f"phantom_patients={asked.patients}", f"skip_sources={asked.hold}", "holdout=0",
+              f"cache={out / 'shards'}", *asked.settings]  # fmt: skip
+    init = [f"init={_folder(out, before, seed) / 'model'}"] if before else []
+    config = load_config("decipher", [*common, *init, *settings])
+    if arm == "random":
+        return fresh_model(config).eval()
+    run = _folder(out, arm, seed)
+    if not (run / "model").is_dir():
+        source = Source(asked.data)
+        open_run(run, config, source, fresh=False)
+        print(f"<!-- {arm}, seed {seed} -->", flush=True)
+        train(config, source, run, lambda *_: None, lambda row: None, lambda text: None)
+    return load(str(run / "model"))
+
+
+def _folder(out: Path, arm: str, seed: int) -> Path:
+    return out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
+
+
+def _making(out: Path) -> Making:
+    return Making(out / "shards", PrepareConfig(), TEST_SEED, lambda *_: None, lambda text: None)
+
+
+def _phantoms(out: Path, patients: int) -> Test:
+    shard = open_shard(phantom_shard(patients, _making(out)))
+    return Test("phantom", shard, np.array(subjects(shard.rows)))
+
+
+def _left_out(out: Path, data: Path, hold: str) -> Test:
+    words = [word.strip() for word in hold.split(",") if word.strip()]
+    found = read_archive(data)
+    place = (pl.col("source").fill_null("") + " " + pl.col("path")).str
+    records = found.records.filter(pl.any_horizontal([place.contains(word, literal=True) for word in words]))
+    shard = open_shard(archive_shard(found.root, records, 1, _making(out)))
+    return Test("left-out sources", shard, np.array(subjects(shard.rows)))
+
+
+def _judge(test: Test, model: Decipher, with_text: bool) -> dict[str, Judged]:
+    vectors = _vectors(test.shard, model)
+    found = {name: _probe(test, vectors, column) for name, column in TASKS.items()}
+    if with_text:
+        found["report to volume recall@5"] = _retrieval(test, vectors, model)
+    return {name: judged for name, judged in found.items() if judged is not None}
+
+
+def _vectors(shard: Shard, model: Decipher) -> np.ndarray:
+    count = shard.rows.height
+    parts = [
+        model.encode_prepared(collate([shard.sample(i) for i in range(start, min(start + 8, count))])).volume
+        for start in range(0, count, 8)
+    ]
+    return torch.cat(parts).numpy().astype(np.float64)
+
+
+def _probe(test: Test, vectors: np.ndarray, column: str) -> Judged | None:
+    values = test.rows[column].to_list()
+    known = [value for value in values if value not in (None, "unknown", "OTHER")]
+    if len(set(known)) < 2:
+        return None
+    cleaned = [None if value in ("unknown", "OTHER") else value for value in values]
+    result = fit_probe(vectors, cleaned, list(test.groups), task=column)
+    names = np.array([cleaned[row] for row in result.rows])
+    said = np.array(result.classes)[result.outputs.argmax(axis=1)]
+    return Judged(test.groups[result.rows], lambda w: balanced_accuracy(names, said, w))
+
+
+def _retrieval(test: Test, vectors: np.ndarray, model: Decipher) -> Judged:
+    reports = test.rows["report"].unique(maintain_order=True).drop_nulls().to_list()
+    texts = torch.cat([model.encode_texts(reports[start : start + 32]) for start in range(0, len(reports), 32)]).numpy()
+    relevant = np.array([[text == own for own in test.rows["report"]] for text in reports])
+    hits = hits_at(texts.astype(np.float64) @ vectors.T, relevant, 5).astype(float)
+    groups = test.groups[relevant.argmax(axis=1)]
+    return Judged(groups, lambda w: hits.mean() if w is None else w @ hits / w.sum(axis=1))
+
+
+def _print_values(figures: dict, tests: list[Test], seeds: int) -> None:
+    for test in tests:
+        names = [
+            name for name in (*TASKS, "report to volume recall@5") if any(k[1:3] == (test.name, name) for k in figures)
+        ]
+        print(f"\n{test.name}: {test.rows.height} series of {len(set(test.groups))} patients, {seeds} seeds\n")
+        print(f"| arm | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
+        for arm in ARMS:
+            print(f"| {arm} | {' | '.join(_value(figures, arm, test.name, name, seeds) for name in names)} |")
+
+
+def _value(figures: dict, arm: str, test: str, name: str, seeds: int) -> str:
+    if (arm, test, name, 0) not in figures:
+        return "-"
+    judged = [figures[arm, test, name, seed] for seed in range(seeds)]
+    low, high = bootstrap(judged[0].groups, lambda w: np.mean([j.score(w) for j in judged], axis=0))
+    return f"{np.mean([j.score(None) for j in judged]):.2f} ({low:.2f} to {high:.2f})"
+
+
+def _print_contrasts(figures: dict, tests: list[Test], seeds: int) -> None:
+    print("\n| comparison | tested on | figure | gain | by seed |\n|---|---|---|---|---|")
+    for title, new, old in CONTRASTS:
+        for test in tests:
+            for name in (*TASKS, "report to volume recall@5"):
+                if (new, test.name, name, 0) in figures and (old, test.name, name, 0) in figures:
+                    pairs = [tuple(figures[arm, test.name, name, seed] for arm in (new, old)) for seed in range(seeds)]
+                    print(f"| {title} | {test.name} | {name} | {_gain(pairs)} |")
+
+
+def _gain(pairs: list[tuple[Judged, ...]]) -> str:
+    each = [float(a.score(None)) - float(b.score(None)) for a, b in pairs]
+    low, high = bootstrap(pairs[0][0].groups, lambda w: np.mean([a.score(w) - b.score(w) for a, b in pairs], axis=0))
+    return f"{np.mean(each):+.3f} ({low:+.3f} to {high:+.3f}) | {', '.join(f'{e:+.2f}' for e in each)}"
+
+
+def _draw_curves(out: Path, picture: Path) -> None:
+    """Losses of seed 0: stage 1, and stage 2 with and without it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    for axis, key, arms in (
+        (left, "vision", ["vision"]),
+        (right, "align", ["align", "vision, align", "vision, text, align"]),
+    ):
+        for arm in arms:
+            log = _folder(out, arm, 0) / "metrics.jsonl"
+            rows = [json.loads(line) for line in log.read_text().splitlines()]
+            names = ("dino", "ibot") if key == "vision" else ("contrast",)
+            for name in names:
+                seen = [(row["step"], row[name]) for row in rows if row["stage"] == key and name in row]
+                axis.plot(*zip(*seen, strict=True), label=name if key == "vision" else arm)
+        axis.set(xlabel="step", title={"vision": "stage 1", "align": "stage 2: contrast with texts"}[key])
+        axis.legend(frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(picture, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The card of a trained model, in Markdown: what it was made from, and what the last frozen check found."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from training.config import TrainConfig
+from training.data import TrainingSet
+
+CHECKED = ("knn_sequence", "knn_sequence_majority", "knn_region", "knn_region_majority", "recall_at_1", "recall_at_5",
+           "recall_at_10", "chance_at_10", "pool", "effective_rank", "uniformity", "alignment")  # fmt: skip
+
+
+def card_of(config: TrainConfig, data: TrainingSet, run: Path) -> str:
+    """The card of a run's model."""
+    drawn = data.rows.filter(data.weights > 0)
+    real = drawn.filter(drawn["origin"] == "archive")
+    stages = ", ".join(f"{name} ({config.stage(name).steps} steps)" for name in config.stages)
+    lines = [
+        f"# {config.preset}",
+        "",
+        f"Trained by `decipher train {config.preset}`: {stages}; {config.batch_size} volumes a batch, seed {config.seed}.",
+        "",
+        f"- real series: {real['series_id'].n_unique()}, each in {config.variants} versions",
+        f"- phantom series: {drawn.filter(drawn['origin'] == 'phantom')['series_id'].n_unique()}",
+        f"- sources: {', '.join(sorted({s.split(':')[0] for s in real['source'].drop_nulls()})) or 'not named'}",
+        "",
+        *_check_lines(_last_check(run)),
+        "Not a medical device. Not for diagnosis.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _last_check(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    log = run / "metrics.jsonl"
+    for line in log.read_text().splitlines() if log.is_file() else []:
+        row = json.loads(line)
+        found = row if row.get("check") else found
+    return found
+
+
+def _check_lines(check: dict[str, Any]) -> list[str]:
+    if not check:
+        return []
+    whose = "patients that were not trained on" if check["held_out"] else "volumes that were trained on"
+    said = [f"| {name} | {check[name]:.3g} |" for name in CHECKED if name in check]
+    return [f"Last check, {check['volumes']} volumes of {whose}:", "", "| figure | value |", "|---|---|", *said, ""]

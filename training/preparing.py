@@ -1,0 +1,98 @@
+"""Worker processes that read, vary and prepare volumes for the shards.
+
+Each item is made from its own seed, so that the order of work changes nothing.
+"""
+
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.config import PrepareConfig
+from models.prepare import Prepared
+
+Made = list[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]]
+"""prepared volumes as a shard keeps them: pixels, content, geometry, row"""
+Progress = Callable[[int, int], None]
+
+
+def work_through(work: Callable[[Any], Made], jobs: Sequence[Any], progress: Progress) -> Iterator[Made]:
+    """What `work` makes of each job, in the order of the jobs."""
+    with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), get_context("spawn"), _start_worker) as pool:
+        for done, made in enumerate(pool.map(work, jobs), start=1):
+            progress(done, len(jobs))
+            yield made
+
+
+def _start_worker() -> None:
+    """One thread each, since the workers share the processors; and no worker outlives a killed parent."""
+    torch.set_num_threads(1)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+
+def _leave_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _packed(prepared: Prepared, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    pixels = (prepared.pixels[0] * 255).round().to(torch.uint8).numpy()
+    return pixels, prepared.content.numpy(), prepared.geometry.numpy(), row
+
+
+def series_versions(job: tuple[str, dict[str, Any], PrepareConfig, int, int]) -> Made:
+    """A series of an archive as it is, and varied; nothing where it cannot be read."""
+    from index.geometry import plane_of
+    from index.ledger import Rejection
+    from index.reading import read_volume
+    from models.errors import DecipherError
+    from models.prepare import prepare
+    from training.artifacts import pixel_variation
+    from training.augment import reacquire
+    from training.side import names_side
+
+    root, row, config, variants, seed = job
+    item_seed = zlib.crc32(f"{seed} {row['series_id']}".encode())
+    rng = np.random.default_rng(item_seed)
+    made: Made = []
+    try:
+        volume = read_volume(Path(root), row)
+        plain = prepare(volume, config)
+    except (Rejection, DecipherError):
+        return made
+    made.append(_packed(plain, {**row, "variant": 0, "origin": "archive"}))
+    vary = pixel_variation(item_seed) if variants > 1 else None
+    for number in range(1, variants):
+        other = reacquire(volume, rng, not names_side(row.get("report")))
+        described = {**row, "plane": plane_of(other.affine_mm), "variant": number, "origin": "archive"}
+        try:
+            prepared = prepare(other, config)
+        except DecipherError:
+            continue
+        made.append(_packed(vary(prepared) if vary else prepared, described))
+    return made
+
+
+def patient_series(job: tuple[PrepareConfig, int]) -> Made:
+    """All series of one digital patient."""
+    from models.prepare import prepare
+    from training.phantom.series import make_patient
+
+    config, seed = job
+    made: Made = []
+    for number, series in enumerate(make_patient(seed)):
+        row = {**series.labels, "series_id": f"phantom-{seed}-{number}", "study_id": f"phantom-{seed}",
+               "patient_id": f"phantom-{seed}", "source": "phantom", "report": series.report,
+               "variant": 0, "origin": "phantom"}  # fmt: skip
+        made.append(_packed(prepare(series.volume, config), row))
+    return made
