@@ -38,7 +38,7 @@ class Decipher(nn.Module):
         self.config = config
         self.vision = VisionEncoder(config.vision, config.dim)
         self.text = TextEncoder(config.text, config.dim, folder)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one axis, since FSDP shards no scalars
 
     @property
     def scale(self) -> torch.Tensor:
@@ -92,7 +92,7 @@ def load(name: str | None = None) -> Decipher:
     try:
         with unset_weights():
             model = Decipher(ModelConfig.from_json(json.loads((folder / "config.json").read_text())), folder)
-        state = {k: v.float() for k, v in load_file(folder / WEIGHTS).items()}
+        state = {k: torch.atleast_1d(v.float()) for k, v in load_file(folder / WEIGHTS).items()}
         missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as wrong:
         raise DecipherError(f"The model in {folder} cannot be read: {wrong}", "Copy or train it again.") from wrong

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from training.phantom.archive import make_archive
 
 SETTINGS = [
-    "steps=3", "batch_size=4", "log_every=1", "checkpoint_every=2", "size=tiny", "box=32", "variants=1", "captions=60",
+    "steps=3", "batch_size=8", "log_every=1", "checkpoint_every=2", "size=tiny", "box=32", "variants=1", "captions=60",
     "prototypes=16",
     "head_hidden=32", "head_bottleneck=16", "local_crops=2", "texts_per_step=11", "precision=32", "heads_weight=1", "loaders=0",
     "image_weight=0.5", "stages=vision,align",

@@ -123,7 +123,7 @@ def test_the_temperature_is_bounded() -> None:
     for logarithm, scale in ((-3.0, 1.0), (2.0, np.exp(2.0)), (9.0, 100.0)):
         with torch.no_grad():
             model.log_scale.fill_(logarithm)
-        assert float(model.scale) == pytest.approx(scale, rel=1e-5)
+        assert float(model.scale.detach()) == pytest.approx(scale, rel=1e-5)
 
 
 def test_a_tiny_model_learns_which_text_belongs_to_which_volume() -> None:
