@@ -127,7 +127,7 @@ def _print_costs(config: "TrainConfig", as_json: bool) -> None:
             put_json(cost)
         return
     columns = ("steps", "batch", "parameters", "trained", "TFLOP/step", "PFLOP", "memory")
-    made = table("stage", *columns, right=columns, title=f"{config.preset}: {config.about}")
+    made = table("stage", *columns, right=columns, title=config.preset)
     for c in costs:
         parameters, trained = f"{c['parameters'] / 1e6:.1f} M", f"{c['trained'] / 1e6:.1f} M"
         flops = f"{c['flops'] / 1e12:.3g}", f"{c['total_flops'] / 1e15:.3g}"

@@ -9,13 +9,16 @@ Decisions:
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.config import Edges, ModelConfig
 from models.decipher import Decipher
 from models.prepare import GEOMETRY, Prepared
+from models.text import Bert
 from models.vision import VisionEncoder
 from training.config import TrainConfig
 from training.crops import local_edges
@@ -38,10 +41,30 @@ class Cost:
     memory_gb: float
 
 
+Forward = tuple[float, int]
+"""FLOPs of a forward pass, and the bytes in 32 bits that autograd keeps of it"""
+
+
 @cache
-def vision_cost(config: ModelConfig, box: Edges) -> tuple[float, int]:
-    """(FLOPs, bytes kept for the backward pass in 32 bits) of one volume's forward pass; fused attention keeps no square
-    of the tokens."""
+def vision_cost(config: ModelConfig, box: Edges) -> Forward:
+    """Of one volume's forward pass."""
+    with torch.device("meta"):
+        encoder = VisionEncoder(config.vision, config.dim)
+        content = torch.zeros(1, 3, 2, dtype=torch.long)
+        volume = Prepared(torch.zeros(1, 1, *box), content, torch.zeros(1, GEOMETRY), torch.zeros(1, 4, 4))
+        return _counted(encoder, volume)
+
+
+def text_cost(base: Bert, tokens: int) -> Forward:
+    """Of one text's forward pass through the text base."""
+    with torch.device("meta"):
+        empty = Bert(base.config).requires_grad_(True)
+        ids = torch.zeros(1, tokens, dtype=torch.long)
+        return _counted(empty, ids, torch.ones(1, tokens, dtype=torch.bool))
+
+
+def _counted(module: nn.Module, *inputs: Any) -> Forward:
+    """What a module takes for inputs on the meta device; fused attention keeps no square of the tokens."""
     kept = 0
 
     def keep(value: torch.Tensor) -> torch.Tensor:
@@ -50,17 +73,9 @@ def vision_cost(config: ModelConfig, box: Edges) -> tuple[float, int]:
         kept += 0 if square else value.numel() * value.element_size()
         return value
 
-    with torch.device("meta"):
-        encoder = VisionEncoder(config.vision, config.dim)
-        volume = Prepared(
-            torch.zeros(1, 1, *box),
-            torch.zeros(1, 3, 2, dtype=torch.long),
-            torch.zeros(1, GEOMETRY),
-            torch.zeros(1, 4, 4),
-        )
-        with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda v: v):
-            encoder(volume)
-    weights = sum(p.numel() for p in encoder.parameters()) * 4
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda v: v):
+        module(*inputs)
+    weights = sum(p.numel() for p in module.parameters()) * 4
     return float(counter.get_total_flops()), max(0, kept - weights)
 
 
@@ -90,16 +105,14 @@ def _align_flops(model: Decipher, config: TrainConfig) -> float:
     trained = any(p.requires_grad for p in model.text.base.parameters())
     texts = (config.batch_size + config.texts_per_step) * trained
     volumes = config.batch_size * views * _times(config) * whole
-    return volumes + TRAINED * texts * _bert_flops(model, config.text_tokens)
+    return volumes + TRAINED * texts * text_cost(model.text.base, config.text_tokens)[0]
 
 
 def _text_flops(model: Decipher, config: TrainConfig) -> float:
-    return TRAINED * config.batch_size * _bert_flops(model, config.text_tokens)
-
-
-def _bert_flops(model: Decipher, tokens: int) -> float:
-    """Of a text's forward pass: two operations for each weight and token, the attention itself left out."""
-    return 2.0 * tokens * sum(p.numel() for p in model.text.base.encoder.parameters())
+    """The base on all tokens, and the scores of all pieces for the hidden ones."""
+    pieces, width = model.text.base.embeddings.word_embeddings.weight.shape
+    scores = 2.0 * width * (width + pieces) * config.masked_tokens * config.text_tokens
+    return TRAINED * config.batch_size * (text_cost(model.text.base, config.text_tokens)[0] + scores)
 
 
 def _head_flops(dim: int, config: TrainConfig) -> float:
@@ -116,21 +129,25 @@ def _times(config: TrainConfig) -> int:
 def stage_cost(stage: str, model: Decipher, config: TrainConfig, world: int) -> Cost:
     """What one stage of a run on `world` processes takes; memory is that of one process."""
     sizes = {name: p.numel() for name, p in model.named_parameters()}
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    if stage == "text":
+        trained = {name for name in sizes if name.startswith("text.base.")}
+    count = sum(sizes[name] for name in trained)
     teacher = sum(n for name, n in sizes.items() if name.startswith("vision.")) if stage == "vision" else 0
-    weights = 4 * (sum(sizes.values()) + (ADAM - 1) * trained + teacher)
+    weights = 4 * (sum(sizes.values()) + (ADAM - 1) * count + teacher)
     flops = step_flops(stage, model, config) * config.accumulate
     memory = weights + config.batch_size / world * _kept_bytes(stage, model, config)
-    return Cost(sum(sizes.values()), trained, flops, memory / 1e9)
+    return Cost(sum(sizes.values()), count, flops, memory / 1e9)
 
 
 def _kept_bytes(stage: str, model: Decipher, config: TrainConfig) -> float:
-    """What autograd keeps of one volume."""
+    """What autograd keeps of one volume, or of one text."""
+    halved = 1.0 if config.precision == "32" else HALVED
+    if stage == "text":
+        return halved * text_cost(model.text.base, config.text_tokens)[1]
     shape = model.config
     _, whole = vision_cost(shape, shape.prepare.box)
     _, local = vision_cost(shape, local_edges(shape))
     views = 2 if config.views_weight > 0 else 1
-    kept = {"vision": config.global_crops * whole + config.local_crops * local, "align": views * whole, "text": 0}[
-        stage
-    ]
-    return kept * (1 / shape.vision.depth if config.recompute else 1.0) * (1.0 if config.precision == "32" else HALVED)
+    kept = config.global_crops * whole + config.local_crops * local if stage == "vision" else views * whole
+    return halved * kept / (shape.vision.depth if config.recompute else 1)

@@ -226,16 +226,16 @@ def _tell(data: TrainingSet, say: Say) -> None:
 
 
 def stage_costs(config: TrainConfig) -> list[dict[str, Any]]:
-    """What each stage takes on one device, told without data."""
+    """What each stage takes, told without data; memory is that of one of config.devices."""
     from training.cost import stage_cost
     from training.optim import freeze
 
-    model = fresh_model(config)
+    model, world = fresh_model(config), int(config.devices) if config.devices.isdigit() else 1
     rows = []
     for name in config.stages:
         stage = config.stage(name)
         freeze(model, stage.freeze)
-        cost = stage_cost(name, model, stage, 1)
+        cost = stage_cost(name, model, stage, world)
         rows.append({"stage": name, "steps": stage.steps, "batch_size": stage.batch_size, **vars(cost),
                      "total_flops": cost.flops * stage.steps})  # fmt: skip
     return rows
