@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.sequence import REGIONS
+from training.negation import is_negated
 from training.reports import (
     ANATOMY,
-    is_negated,
     parse_report,
     parts_of,
     regions_of,

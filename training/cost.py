@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.bert import Bert
 from models.config import Edges, ModelConfig
 from models.decipher import Decipher
 from models.prepare import GEOMETRY, Prepared
-from models.text import Bert
 from models.vision import VisionEncoder
 from training.config import TrainConfig
 from training.crops import local_edges

@@ -19,7 +19,7 @@ import torch
 from index.record import subjects
 from models.errors import DecipherError
 from models.prepare import Prepared
-from training.captions import attributes_of
+from training.captions import ATTRIBUTES, attributes_of
 from training.config import TrainConfig
 from training.shards import Shard
 from training.side import names_side
@@ -85,7 +85,7 @@ def training_set(shards: list[Shard], config: TrainConfig) -> TrainingSet:
         rows=rows,
         weights=_draw_weights(rows, allowed & ~held_out, config),
         held_out=held_out,
-        attributes=np.stack([attributes_of(row) for row in rows.iter_rows(named=True)]),
+        attributes=np.array([attributes_of(row) for row in rows.iter_rows(named=True)]).reshape(-1, len(ATTRIBUTES)),
         subjects=who,
         may_flip=np.array([not names_side(text) for text in rows["report"].to_list()]),
         config=config,
@@ -122,8 +122,8 @@ def _draw_weights(rows: pl.DataFrame, allowed: np.ndarray, config: TrainConfig) 
         _, inverse, counts = np.unique(kind[mine].astype(str), return_inverse=True, return_counts=True)
         weight = 1 / np.sqrt(counts)[inverse] if mine.any() else np.zeros(0)
         weights[mine] = share * weight / weight.sum() if mine.any() else 0.0
-    if weights.sum() == 0:
+    if rows.height and weights.sum() == 0:
         raise DecipherError(
             "No series is left to train on.", "Check skip_sources, redistributable_only and phantom_share."
         )
-    return weights / weights.sum()
+    return weights / max(weights.sum(), np.finfo(float).tiny)

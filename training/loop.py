@@ -228,10 +228,11 @@ class Stage:
 
     def _diverged(self, step: int, what: str, names: list[str]) -> DecipherError:
         batch = f" Its batch: {', '.join(names)}." if names else ""
+        kept = latest(self.session.checkpoints)
         return DecipherError(
             f"The {what} of stage {self.name} is not finite at step {step + 1}.{batch}",
-            f"Lower --set learning_rate={self.config.learning_rate / 3:g} and begin again with --fresh; "
-            f"the last good checkpoint is in {self.session.checkpoints}.",
+            f"Begin again with --fresh --set learning_rate={self.config.learning_rate / 3:g}"
+            + (f"; the last good checkpoint is {self.session.checkpoints / kept.name}." if kept else "."),
         )
 
 

@@ -155,7 +155,7 @@ def _check(data: TrainingSet, told: np.ndarray) -> None:
     if studies < 2:
         raise DecipherError(
             f"{studies} study to train on: an alignment needs at least two to tell apart.",
-            "Name an archive with more studies, or add phantoms: --set phantom_patients=50",
+            "Say which study each file is of in labels.csv (path, study_id), or add phantoms: --set phantom_patients=50",
         )
 
 

@@ -3,8 +3,8 @@
     RUN/config.yaml  run.json  data.json  prepared/  checkpoints/  metrics.jsonl  tensorboard/  model/
 
 Decisions:
-- A run folder belongs to one configuration and one archive; the same command in it resumes, another is refused, `fresh`
-  begins again. The model folder appears whole at the end.
+- A run folder belongs to one configuration and one archive from its first logged step; the same command in it resumes,
+  another is refused, `fresh` begins again. The model folder appears whole at the end.
 - The prepared volumes of a run are named in data.json: a resumed run takes them as they are, and scans nothing.
 - Where there are several processes the first one prepares and writes, and the others wait.
 """
@@ -12,7 +12,7 @@ Decisions:
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from training.data import TrainingSet, training_set
 from training.launch import launched
 from training.loop import train_stages
 from training.meter import Told
-from training.shards import Making, Say, archive_shard, open_shard, phantom_shard, rows_shard
+from training.shards import COLUMNS, Making, Say, archive_shard, open_shard, phantom_shard, rows_shard
 
 Progress = Callable[[str, int, int], None]
 OWN = {"config.yaml", "run.json", "data.json", "metrics.jsonl", "prepared", "checkpoints", "tensorboard", "model", ".model",
@@ -59,11 +59,12 @@ def open_run(run: Path, config: TrainConfig, source: Source, fresh: bool) -> Non
     others = {p.name for p in run.iterdir()} - OWN if run.is_dir() else set()
     if others or (run.exists() and not run.is_dir()):
         raise DecipherError(f"{run} holds other files and is no run.", "Choose another folder with -o.")
-    if marker.is_file() and not fresh and json.loads(marker.read_text()) != said:
+    other = marker.is_file() and json.loads(marker.read_text()) != said
+    if other and not fresh and (run / "metrics.jsonl").is_file():
         raise DecipherError(
             f"{run} holds a run with other settings or other data.", "Add --fresh to begin again, or choose another -o."
         )
-    if fresh:
+    if fresh or other:
         for name in ("metrics.jsonl", "run.json", "data.json"):
             (run / name).unlink(missing_ok=True)
         for name in ("checkpoints", "model", "tensorboard"):
@@ -127,7 +128,7 @@ def model_shape(config: TrainConfig) -> ModelConfig:
     """The ModelConfig of new weights."""
     vision, prepare = SIZES[config.size], PrepareConfig()
     if config.patch:
-        vision = type(vision)(**{**vars(vision), "patch": edges(_cube(config.patch))})
+        vision = replace(vision, patch=edges(_cube(config.patch)))
     if config.box:
         prepare = PrepareConfig(box=edges(_cube(config.box)))
     text = TextConfig(base=config.text_base) if config.text_base else TextConfig()
@@ -136,8 +137,10 @@ def model_shape(config: TrainConfig) -> ModelConfig:
 
 def trains_text(config: TrainConfig) -> bool:
     """Whether any stage changes the text base."""
-    return any(stage == "text" or "text.base".startswith(config.stage(stage).freeze or ("-",)) is False
-               for stage in config.stages)  # fmt: skip
+    return any(
+        stage == "text" or not any("text.base.".startswith(part) for part in config.stage(stage).freeze)
+        for stage in config.stages
+    )
 
 
 def _is_shaped(config: TrainConfig) -> bool:
@@ -177,7 +180,9 @@ def _prepare(config: TrainConfig, source: Source, run: Path, model: Decipher, pr
             folders.append(archive_shard(found.root, found.records, config.variants, making))
     if config.phantom_patients:
         folders.append(phantom_shard(config.phantom_patients, making))
-    if not folders and not config.texts:
+    if not folders and set(config.stages) == {"text"} and config.texts:
+        folders.append(rows_shard(pl.DataFrame(schema=COLUMNS), making))
+    if not folders:
         raise DecipherError("Nothing to train on.", "Name an archive with --data, or --set phantom_patients=50.")
     listed.write_text(json.dumps([str(folder.absolute()) for folder in folders]))
 
@@ -201,22 +206,25 @@ def _training_set(config: TrainConfig, run: Path) -> TrainingSet:
 
 def _possible(config: TrainConfig, data: TrainingSet, say: Say) -> TrainConfig:
     """The stages that the data allow: of several, stage text is left out where there is no report."""
-    reports = data.rows.filter(data.weights > 0)["report"].drop_nulls()
-    if len(config.stages) == 1 or "text" not in config.stages or len(reports) or config.texts:
+    if len(data.rows.filter(data.weights > 0)["report"].drop_nulls()):
         return config
-    say("no reports: stage text is left out, and texts are captions of what the tags say")
-    left = tuple(stage for stage in config.stages if stage != "text")
-    return type(config)(**{**config.__dict__, "stages": left})
+    if "align" in config.stages:
+        say("no reports (--reports CSV): texts are captions of what the tags say")
+    if len(config.stages) == 1 or "text" not in config.stages or config.texts:
+        return config
+    say("stage text is left out")
+    return replace(config, stages=tuple(stage for stage in config.stages if stage != "text"))
 
 
 def _tell(data: TrainingSet, say: Say) -> None:
     """What is trained on, and which regions are too small to build a batch around."""
     drawn = data.rows.filter(data.weights > 0)
-    kept = len(set(data.subjects[data.held_out]))
-    say(
-        f"training on {drawn['series_id'].n_unique():,} series of {len(set(data.subjects[data.weights > 0])):,} patients"
-        + (f"; {kept:,} patients are kept for checks" if kept else "")
-    )
+    if not len(drawn):
+        return
+    patients, kept = len(set(data.subjects[data.weights > 0])), len(set(data.subjects[data.held_out]))
+    many = "patient" if patients == 1 else "patients"
+    told = f"training on {drawn['series_id'].n_unique():,} series of {patients:,} {many}"
+    say(f"{told}; {kept:,} more are kept for checks" if kept else told)
     counts = (
         drawn.filter(pl.col("body_region").is_not_null()).group_by("body_region").agg(pl.col("patient_id").n_unique())
     )

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.bert import Bert
 from models.decipher import Decipher
-from models.text import Bert
 from training.compute import Compute
 from training.config import TrainConfig
 from training.tokens import IGNORED, TokenBatch
