@@ -6,13 +6,14 @@ Decisions:
 - The stem sees each intensity twice: as prepared, and standardised within the body, because tissues differ by far less
   than body and background do, and that small difference is what names a sequence.
 - Register tokens (Darcet et al., 2024) and layer scale, as DINOv2 has them.
-- Masked tokens are hidden twice, as pixels before the stem and as tokens after it, since a convolution sees its neighbours.
+- Masked tokens are hidden twice, as pixels before anything is computed of them and as tokens after the stem, since a
+  convolution sees its neighbours.
 - The volume vector is read from the class token, the mean of the valid patches, and the intensity histogram of the body
   and of its middle: to first order the histogram names the sequence, and convolutions take long to find it by themselves.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -96,9 +97,9 @@ class VisionEncoder(nn.Module):
         self, batch: Prepared, geometry_known: torch.Tensor | None = None, masking: Masking | None = None
     ) -> VisionFeatures:
         """geometry_known (B,) bool: false hides spacing and field of view, so that training cannot lean on them."""
-        seen = contrast_channels(batch)
         if masking is not None:
-            seen = hide(seen, masking.tokens, self.config.patch)
+            batch = replace(batch, pixels=hide(batch.pixels, masking.tokens, self.config.patch))
+        seen = contrast_channels(batch)
         tokens = rearrange(self.stem(seen), "b c i j k -> b (i j k) c")
         if masking is not None:
             tokens = torch.where(masking.tokens[..., None], masking.token.to(tokens.dtype), tokens)
@@ -129,13 +130,13 @@ class VisionEncoder(nn.Module):
         return self.norm(x)
 
 
-def hide(seen: torch.Tensor, tokens: torch.Tensor, patch: Edges) -> torch.Tensor:
-    """Channels (B, C, I, J, K), zero wherever one of the masked tokens (B, N) lies."""
-    grid = [edge // p for edge, p in zip(seen.shape[2:], patch, strict=True)]
+def hide(pixels: torch.Tensor, tokens: torch.Tensor, patch: Edges) -> torch.Tensor:
+    """Pixels (B, 1, I, J, K), zero wherever one of the masked tokens (B, N) lies."""
+    grid = [edge // p for edge, p in zip(pixels.shape[2:], patch, strict=True)]
     blocks = tokens.reshape(len(tokens), 1, *grid)
     for axis, edge in enumerate(patch, start=2):
         blocks = blocks.repeat_interleave(edge, dim=axis)
-    return seen.masked_fill(blocks, 0.0)
+    return pixels.masked_fill(blocks, 0.0)
 
 
 def contrast_channels(batch: Prepared) -> torch.Tensor:

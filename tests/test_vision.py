@@ -7,7 +7,7 @@ import torch
 from models.config import SIZES, ModelConfig, PrepareConfig, VisionConfig
 from models.layers import fourier_positions
 from models.prepare import Prepared
-from models.vision import BINS, VisionEncoder, body_histogram, contrast_channels, token_places
+from models.vision import BINS, Masking, VisionEncoder, body_histogram, contrast_channels, hide, token_places
 
 SMALL = VisionConfig(stem="patch", width=48, depth=2, heads=3, registers=2)
 CONV = VisionConfig(stem="conv", conv_widths=(8, 16, 24), conv_blocks=(1, 1, 1), width=48, depth=2, heads=3)
@@ -54,16 +54,49 @@ def test_fourier_positions_by_hand() -> None:
     assert float(code[16]) == pytest.approx(1.0, abs=1e-5), "2 mm is a quarter turn at 8 mm"
 
 
-def test_padding_tokens_change_nothing() -> None:
-    """In a ViT, whatever stands in patches of pure padding is never attended to nor averaged."""
+@pytest.mark.parametrize("config", [SMALL, CONV], ids=["patch", "conv"])
+def test_padding_never_changes_an_embedding(config: VisionConfig) -> None:
+    """Whatever stands outside the content, also within a patch that is partly filled."""
     torch.manual_seed(0)
-    model = VisionEncoder(SMALL, 64).eval()
+    model = VisionEncoder(config, 64).eval()
     clean = batch()
-    dirty = clean.pixels.clone()
-    dirty[..., 16:] = torch.rand_like(dirty[..., 16:])
+    padding = torch.ones_like(clean.pixels, dtype=torch.bool)
+    padding[:, :, 4:28, 0:32, 9:15] = False
+    dirty = torch.where(padding, torch.rand_like(clean.pixels), clean.pixels)
     first = model(clean)
     second = model(Prepared(dirty, clean.content, clean.geometry, clean.affine_mm))
-    assert torch.allclose(first.volume, second.volume, atol=1e-6)
+    assert torch.equal(first.volume, second.volume)
+    assert torch.equal(first.patches[first.valid], second.patches[second.valid])
+
+
+def test_what_is_hidden_cannot_be_seen() -> None:
+    """Hidden patches: their pixels change nothing anywhere, in either stem; what is seen does."""
+    for config in (SMALL, CONV):
+        torch.manual_seed(0)
+        model = VisionEncoder(config, 64).eval()
+        clean = batch()
+        tokens = torch.zeros(2, 64, dtype=torch.bool)
+        tokens[:, 20:40] = True
+        grid = tokens.reshape(2, 1, 4, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3).repeat_interleave(8, 4)
+        changed = torch.where(grid & (clean.pixels > 0), torch.full_like(clean.pixels, 0.3), clean.pixels)
+        other = Prepared(changed, clean.content, clean.geometry, clean.affine_mm)
+        masking = Masking(tokens, torch.randn(config.width))
+        assert torch.equal(hide(clean.pixels, tokens, (8, 8, 8)), clean.pixels * ~grid)
+        assert not torch.allclose(model(clean).patches, model(other).patches, atol=1e-3)
+        first, second = model(clean, masking=masking), model(other, masking=masking)
+        assert torch.equal(first.patches, second.patches) and torch.equal(first.volume, second.volume)
+
+
+def test_recomputing_blocks_gives_the_same_gradient() -> None:
+    torch.manual_seed(0)
+    model = VisionEncoder(SMALL, 64).train()
+    gradients = []
+    for recompute in (False, True):
+        model.zero_grad()
+        model.recompute = recompute
+        model(batch()).volume.square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("config", [SMALL, CONV], ids=["patch", "conv"])

@@ -150,6 +150,7 @@ class Stage:
                 self._save(done)
             if config.check_every and done % config.check_every == 0 and done < config.steps:
                 self._check(done, self._whole_model())
+                clock = Clock()
         return self._ended()
 
     def _step(self, step: int, batches: Iterator[Any], clock: Clock) -> tuple[dict[str, torch.Tensor], bool]:
@@ -163,6 +164,7 @@ class Stage:
             batch = clock.wait_for(lambda: next(batches)).to(self.fabric.device)
             torch.manual_seed(config.seed * 1_000_003 + step * config.accumulate + part + self.compute.rank * 7919)
             with self.fabric.no_backward_sync(self.wrapped, enabled=part < config.accumulate - 1):
+                # Fabric's own wrapper would compute the losses in half precision too
                 losses = self.wrapped._forward_module(batch, self.compute)
                 self.fabric.backward(losses["loss"] / config.accumulate)
             names += batch.names
