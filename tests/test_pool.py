@@ -60,7 +60,8 @@ def test_an_error_of_a_task_is_raised() -> None:
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one processor")
 def test_two_tasks_share_their_processes() -> None:
     workers = Workers(square, fragile, patience_s=0)
-    first = {process for _, process in workers.each(square, range(2 * CHUNK), lost)}
+    before = {process for _, process in workers.each(square, range(8 * CHUNK), lost)}
     assert list(workers.each(fragile, range(3), lost)) == [0, 1, 2]
-    assert {process for _, process in workers.each(square, range(2 * CHUNK), lost)} <= first
+    after = {process for _, process in workers.each(square, range(8 * CHUNK), lost)}
+    assert len(before | after) <= (os.cpu_count() or 1), "which of them works is chance; that there are no more is not"
     workers.stop()
