@@ -10,7 +10,7 @@ Decisions:
 """
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -40,7 +40,6 @@ class TrainingSet:
     attributes: np.ndarray
     subjects: np.ndarray
     may_flip: np.ndarray
-    config: TrainConfig
 
     def draw(self, rng: np.random.Generator, count: int, among: np.ndarray | None = None) -> np.ndarray:
         """`count` row numbers by weight, with replacement; among (n,) bool narrows the choice."""
@@ -55,10 +54,6 @@ class TrainingSet:
                 return shard.sample(place)
             place -= shard.rows.height
         raise IndexError(row)
-
-    def within(self, config: TrainConfig) -> "TrainingSet":
-        """The same rows under the settings of one stage."""
-        return replace(self, config=config)
 
 
 def rng_of(config: TrainConfig, stage: str, number: int) -> np.random.Generator:
@@ -88,7 +83,6 @@ def training_set(shards: list[Shard], config: TrainConfig) -> TrainingSet:
         attributes=np.array([attributes_of(row) for row in rows.iter_rows(named=True)]).reshape(-1, len(ATTRIBUTES)),
         subjects=who,
         may_flip=np.array([not names_side(text) for text in rows["report"].to_list()]),
-        config=config,
     )
 
 

@@ -108,7 +108,7 @@ class Stage:
         objective = make_objective(model, config).train()
         if position.step:
             load_objective(session.checkpoints, position, objective)
-        self.batches = make_batches(session.data.within(config), model, config)
+        self.batches = make_batches(session.data, model, config)
         self.flops = step_flops(self.name, model, config) * config.accumulate
         self._set_up(objective, model)
 

@@ -61,7 +61,7 @@ class Record:
     """Where rows go: RUN/metrics.jsonl, RUN/tensorboard, and `told`; silent on all processes but the first."""
 
     def __init__(self, run: Path, told: Told, first: bool) -> None:
-        self.run, self.told, self.first = run, told, first
+        self.run, self.told = run, told
         self.board: Any = None
         if first:
             from tensorboardX import SummaryWriter
@@ -70,7 +70,7 @@ class Record:
 
     def write(self, row: dict[str, Any]) -> None:
         """One row with its stage and step."""
-        if not self.first:
+        if self.board is None:
             return
         with (self.run / "metrics.jsonl").open("a") as out:
             out.write(json.dumps({k: v for k, v in row.items() if v == v or k == "loss"}) + "\n")

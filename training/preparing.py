@@ -71,7 +71,9 @@ def series_versions(job: tuple[str, dict[str, Any], PrepareConfig, int, int]) ->
     except (Rejection, DecipherError):
         return made
     made.append(_packed(plain, {**row, "variant": 0, "origin": "archive"}))
-    vary = pixel_variation(item_seed) if variants > 1 else None
+    if variants == 1:
+        return made
+    vary = pixel_variation(item_seed)
     for number in range(1, variants):
         other = reacquire(volume, rng, not names_side(row.get("report")))
         described = {**row, "plane": plane_of(other.affine_mm), "variant": number, "origin": "archive"}
@@ -79,7 +81,7 @@ def series_versions(job: tuple[str, dict[str, Any], PrepareConfig, int, int]) ->
             prepared = prepare(other, config)
         except DecipherError:
             continue
-        made.append(_packed(vary(prepared) if vary else prepared, described))
+        made.append(_packed(vary(prepared), described))
     return made
 
 

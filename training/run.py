@@ -91,8 +91,7 @@ def train(config: TrainConfig, source: Source, run: Path, progress: Progress, to
     fabric.barrier()
     data = _training_set(config, run)
     config = _possible(config, data, say)
-    if fabric.is_global_zero:
-        _tell(data, say)
+    _tell(data, say)
     model = train_stages(model, data, config, run, told, fabric)
     if fabric.is_global_zero:
         making = run / ".model"

@@ -8,6 +8,7 @@ Decisions:
 - Sentence vectors of a frozen text base are computed once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,15 +113,17 @@ def texts_of(data: TrainingSet, model: Decipher, config: TrainConfig) -> Texts:
     for report, parts in enumerate(views.parts):
         owners[parts] = views.owner[report]
     frozen = not any(p.requires_grad for p in model.text.base.parameters())
-    vectors = sentence_vectors(model, [*views.texts, *captions.texts]) if frozen else None
+    everything, text = [*views.texts, *captions.texts], model.text
+    vectors = text_vectors(everything, text.sentences, text.base.width) if frozen else None
     return Texts(views, captions, data.attributes[owners], vectors)
 
 
-def sentence_vectors(model: Decipher, texts: list[str]) -> torch.Tensor:
-    """Frozen sentence vectors (T, W), in blocks of similar length."""
-    found = torch.zeros(len(texts), model.text.base.width)
+def text_vectors(texts: list[str], encode: Callable[[list[str]], torch.Tensor], width: int) -> torch.Tensor:
+    """What `encode` makes of all texts (T, width), on the CPU; in blocks of similar length, since a block is padded to its
+    longest."""
+    found = torch.zeros(len(texts), width)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in range(0, len(order), AT_ONCE):
         block = order[start : start + AT_ONCE]
-        found[block] = model.text.sentences([texts[i] for i in block]).cpu()
+        found[block] = encode([texts[i] for i in block]).float().cpu()
     return found

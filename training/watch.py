@@ -31,9 +31,9 @@ from training.health import (
     recall_at,
     uniformity,
 )
+from training.views import text_vectors
 
 VOLUMES_AT_ONCE = 8
-TEXTS_AT_ONCE = 32
 NEIGHBOURS = 5
 RANKS = (1, 5, 10)
 
@@ -51,14 +51,14 @@ def frozen_check(model: Decipher, data: TrainingSet, config: TrainConfig, with_t
     with _as_found(model):
         volumes = _volume_vectors(model, data, chosen)
         queries, texts, relevant = _queries(rows) if with_text else ("", [], np.zeros((0, len(chosen)), dtype=bool))
-        text_vectors = _text_vectors(model, texts)
+        words = text_vectors(texts, model.encode_texts, model.config.dim).numpy()
     found: dict[str, Any] = {"volumes": len(chosen), "held_out": held_out, "collapse": collapse(volumes)}
     if np.isfinite(volumes).all():
         found |= _of_volumes(volumes, rows, data.subjects[chosen])
-        if not np.isfinite(text_vectors).all():
+        if not np.isfinite(words).all():
             found["collapse"] = found["collapse"] or "The text encoder has collapsed: its vectors are not finite."
         elif texts:
-            found |= {"queries": queries, "pool": len(chosen)} | _of_texts(text_vectors, volumes, relevant)
+            found |= {"queries": queries, "pool": len(chosen)} | _of_texts(words, volumes, relevant)
     return {name: value for name, value in found.items() if value == value}
 
 
@@ -106,16 +106,6 @@ def _volume_vectors(model: Decipher, data: TrainingSet, rows: np.ndarray) -> np.
         batch = collate([data.sample(int(row)) for row in rows[start : start + VOLUMES_AT_ONCE]])
         found.append(model.encode_prepared(batch.to(device)).volume.float().cpu().numpy())
     return np.concatenate(found)
-
-
-def _text_vectors(model: Decipher, texts: list[str]) -> np.ndarray:
-    """Unit vectors (T, dim) float32, in blocks of similar length, since a block is padded to its longest."""
-    found = np.zeros((len(texts), model.config.dim), dtype=np.float32)
-    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-    for start in range(0, len(order), TEXTS_AT_ONCE):
-        block = order[start : start + TEXTS_AT_ONCE]
-        found[block] = model.encode_texts([texts[number] for number in block]).float().cpu().numpy()
-    return found
 
 
 def _queries(rows: pl.DataFrame) -> tuple[str, list[str], np.ndarray]:
