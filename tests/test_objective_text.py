@@ -60,7 +60,6 @@ def data(reports: list[str | None], weights: list[float] | None = None) -> Train
         attributes=np.full((count, 1), -1, dtype=np.int16),
         subjects=np.arange(count),
         may_flip=nothing,
-        config=CONFIG,
     )
 
 
