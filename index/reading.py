@@ -5,6 +5,7 @@ volume is always the one that the catalogue tells of; files that have changed si
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from models.volume import Volume
 
 
 def read_volume(root: Path, record: Mapping[str, Any]) -> Volume:
-    """The record's pixels: float32 (1, I, J, K) in RAS+ order, shape and affine as the record has them.
+    """The record's pixels: float32 (1, I, J, K) in RAS+ order; shape, affine and sequence as the record has them.
 
     Raises Rejection where pixels cannot be read, or the files are no longer those that the record describes.
     """
@@ -30,7 +31,7 @@ def read_volume(root: Path, record: Mapping[str, Any]) -> Volume:
     affine = np.array(record["affine_mm"], dtype=np.float64).reshape(4, 4)
     if list(volume.data.shape[1:]) != list(record["shape"]) or not np.allclose(volume.affine_mm, affine, atol=1e-6):
         raise Rejection("changed", "shape or affine differ from the catalogue's")
-    return volume
+    return replace(volume, sequence=record.get("sequence"))
 
 
 def _read_nifti(root: Path, record: Mapping[str, Any]) -> Volume:

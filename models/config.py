@@ -12,6 +12,24 @@ from models.errors import DecipherError
 Edges = tuple[int, int, int]
 """edge lengths along I, J, K"""
 
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "T1": ("T1",),
+    "T1C": ("T1C", "DCE"),
+    "T2": ("T2", "STIR"),
+    "FLAIR": ("FLAIR",),
+    "PD": ("PD",),
+    "T2STAR": ("T2STAR", "SWI"),
+    "DWI": ("DWI",),
+    "ADC": ("ADC",),
+}
+"""family: the catalogue's sequences in it; other sequences are of no family. Order is part of every model with families."""
+_FAMILY_OF = {sequence: number for number, names in enumerate(FAMILIES.values()) for sequence in names}
+
+
+def family_of(sequence: str | None) -> int:
+    """A sequence's place in FAMILIES; -1 where it is unknown or of no family."""
+    return _FAMILY_OF.get(sequence or "", -1)
+
 
 @dataclass(frozen=True)
 class PrepareConfig:
@@ -24,9 +42,16 @@ class PrepareConfig:
     """prepared intensity (0..1, body mean 0.5) above which a voxel counts as body when the box is laid"""
 
 
+KINDS = ("", "adapters", "encoders")
+"""values of VisionConfig.families"""
+
+
 @dataclass(frozen=True)
 class VisionConfig:
-    """stem `patch`: one linear patch embedding, as in a ViT; `conv`: residual convolutions, quicker to learn on little data."""
+    """stem `patch`: one linear patch embedding, as in a ViT; `conv`: residual convolutions, quicker to learn on little data.
+
+    Errors: DecipherError for an unknown value of `families`, or an adapter without width.
+    """
 
     stem: str = "patch"
     patch: Edges = (8, 8, 8)
@@ -41,6 +66,18 @@ class VisionConfig:
     registers: int = 4
     drop_path: float = 0.0
     layer_scale: float = 0.1
+    families: str = ""
+    """what sequence families have of their own; "": nothing, "adapters": small parameters on a shared trunk, "encoders":
+    whole encoders"""
+    adapter_width: int = 32
+
+    def __post_init__(self) -> None:
+        if self.families not in KINDS:
+            raise DecipherError(
+                f"An encoder has no families {self.families!r}.", 'Take "adapters", "encoders", or "" for none.'
+            )
+        if self.adapter_width < 1:
+            raise DecipherError(f"An adapter cannot be {self.adapter_width} wide.", "Take 1 or more; 32 is usual.")
 
 
 @dataclass(frozen=True)
@@ -69,7 +106,11 @@ class ModelConfig:
             )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As config.json keeps it; an encoder without families is written as before there were any, passport and all."""
+        found = asdict(self)
+        if not self.vision.families:
+            del found["vision"]["families"], found["vision"]["adapter_width"]
+        return found
 
     @staticmethod
     def from_json(found: dict[str, Any]) -> "ModelConfig":

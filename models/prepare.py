@@ -10,13 +10,13 @@ Decisions:
 - Average pooling before interpolation, so that fine acquisitions do not alias.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from models.config import Edges, PrepareConfig
+from models.config import Edges, PrepareConfig, family_of
 from models.errors import DecipherError
 from models.volume import Volume
 
@@ -29,13 +29,20 @@ class Prepared:
     """One encoder input, or a batch of them with a leading axis B.
 
     pixels (1, I, J, K) float32 in 0..1, the box; content (3, 2) int64, the first and past-the-last voxel of each axis that
-    holds data rather than padding; geometry (7,) float32; affine_mm (4, 4) float64, box voxel to RAS+ millimetres.
+    holds data rather than padding; geometry (7,) float32; affine_mm (4, 4) float64, box voxel to RAS+ millimetres; family ()
+    int64, the sequence's place in FAMILIES, -1 where it is unknown; one value may be given for a whole batch.
     """
 
     pixels: torch.Tensor
     content: torch.Tensor
     geometry: torch.Tensor
     affine_mm: torch.Tensor
+    family: torch.Tensor = field(default_factory=lambda: torch.tensor(-1))
+
+    def __post_init__(self) -> None:
+        wanted = self.pixels.shape[:-4]
+        if self.family.shape != wanted:
+            object.__setattr__(self, "family", self.family.to(self.pixels.device).expand(wanted))
 
     def to(self, device: torch.device) -> "Prepared":
         return Prepared(*(getattr(self, f).to(device) for f in Prepared.__dataclass_fields__))
@@ -62,7 +69,13 @@ def prepare(volume: Volume, config: PrepareConfig) -> Prepared:
     pixels, content = _centre(value, config.box)
     affine = _box_affine(volume, low, first_mm, step_mm, content)
     geometry = np.log(np.concatenate([volume.spacing_mm, volume.extent_mm, [voxel_mm]]))
-    return Prepared(pixels[None], content, torch.tensor(geometry, dtype=torch.float32), torch.from_numpy(affine))
+    return Prepared(
+        pixels[None],
+        content,
+        torch.tensor(geometry, dtype=torch.float32),
+        torch.from_numpy(affine),
+        torch.tensor(family_of(volume.sequence)),
+    )
 
 
 def _thin(data: torch.Tensor, most: int) -> torch.Tensor:

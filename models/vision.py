@@ -105,13 +105,17 @@ class VisionEncoder(nn.Module):
             tokens = torch.where(masking.tokens[..., None], masking.token.to(tokens.dtype), tokens)
         position_mm, valid = token_places(batch, self.config.patch)
         tokens = tokens + fourier_positions(position_mm, tokens.shape[-1]).to(tokens.dtype)
-        extra = torch.cat([self.extra.expand(len(tokens), -1, -1), self._acquired(batch, geometry_known)], dim=1)
-        x = self._transform(extra, tokens, valid)
+        extra = torch.cat([self._learned(batch), self._acquired(batch, geometry_known)], dim=1)
+        x = self._transform(extra, tokens, valid, batch.family)
         patches = x[:, extra.shape[1] :]
         share = valid[..., None] / valid.sum(dim=1)[:, None, None]
         intensities = self.histogram(body_histogram(seen[:, 1], batch.content))
         pooled = torch.cat([x[:, 0], (patches * share).sum(dim=1), intensities], dim=-1)
         return VisionFeatures(self.to_volume(pooled), self.to_patch(patches), valid, position_mm)
+
+    def _learned(self, batch: Prepared) -> torch.Tensor:
+        """The class token and the registers (B, 1 + registers, width)."""
+        return self.extra.expand(len(batch.pixels), -1, -1)
 
     def _acquired(self, batch: Prepared, geometry_known: torch.Tensor | None) -> torch.Tensor:
         """The token (B, 1, width) of spacing and field of view."""
@@ -120,14 +124,21 @@ class VisionEncoder(nn.Module):
             acquired = acquired * geometry_known[:, None]
         return acquired[:, None]
 
-    def _transform(self, extra: torch.Tensor, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    def _transform(
+        self, extra: torch.Tensor, tokens: torch.Tensor, valid: torch.Tensor, family: torch.Tensor
+    ) -> torch.Tensor:
         """Extra (B, H, width) and patch tokens (B, N, width) through all blocks: (B, H + N, width)."""
         x = torch.cat([extra, tokens], dim=1)
         look = torch.cat([valid.new_ones(extra.shape[:2]), valid], dim=1)
         recompute = self.recompute and self.training
-        for block in self.blocks:
-            x = checkpoint(block, x, look, use_reentrant=False) if recompute else block(x, look)
+        for number in range(len(self.blocks)):
+            given = (number, x, look, family)
+            x = checkpoint(self._level, *given, use_reentrant=False) if recompute else self._level(*given)
         return self.norm(x)
+
+    def _level(self, number: int, x: torch.Tensor, look: torch.Tensor, family: torch.Tensor) -> torch.Tensor:
+        """All tokens (B, H + N, width) through block `number`; a volume's family (B,) means nothing here."""
+        return self.blocks[number](x, look)
 
 
 def hide(pixels: torch.Tensor, tokens: torch.Tensor, patch: Edges) -> torch.Tensor:

@@ -13,10 +13,12 @@ from models.errors import DecipherError
 
 @dataclass(frozen=True)
 class Volume:
-    """data: float32 (1, I, J, K) in RAS+ voxel order; affine_mm: float64 (4, 4), voxel index to RAS+ millimetres."""
+    """data: float32 (1, I, J, K) in RAS+ voxel order; affine_mm: float64 (4, 4), voxel index to RAS+ millimetres;
+    sequence: what the catalogue calls it, None where that is unknown."""
 
     data: np.ndarray
     affine_mm: np.ndarray
+    sequence: str | None = None
 
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or self.data.shape[0] != 1 or self.affine_mm.shape != (4, 4):

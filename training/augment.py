@@ -26,7 +26,7 @@ def reacquire(volume: Volume, rng: np.random.Generator, may_flip: bool) -> Volum
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if rng.random() < 0.5 and spacing.max() < 2.6:
         data, affine = _thicken(data, affine, int(rng.integers(3)), rng.uniform(3.0, 7.0))
-    return Volume(np.ascontiguousarray(data)[None], affine)
+    return replace(volume, data=np.ascontiguousarray(data)[None], affine_mm=affine)
 
 
 def _crop(data: np.ndarray, affine: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

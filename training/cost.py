@@ -3,11 +3,12 @@
 Decisions:
 - The encoders' operations are counted by torch on the meta device, where nothing is computed; a backward pass counts
   twice a forward one, and recomputing blocks once more. What is small beside the encoders is left out: norms, losses, pools.
+- A volume passes through one encoder, also where each family of sequences has its own.
 - Memory is weights, gradients, both moments of Adam, the teacher, and what autograd keeps of the forward pass.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -18,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.bert import Bert
 from models.config import Edges, ModelConfig
 from models.decipher import Decipher
+from models.families import make_vision
 from models.prepare import GEOMETRY, Prepared
-from models.vision import VisionEncoder
 from training.config import TrainConfig
 from training.crops import local_edges
 
@@ -48,8 +49,9 @@ Forward = tuple[float, int]
 @cache
 def vision_cost(config: ModelConfig, box: Edges) -> Forward:
     """Of one volume's forward pass."""
+    vision = replace(config.vision, families="") if config.vision.families == "encoders" else config.vision
     with torch.device("meta"):
-        encoder = VisionEncoder(config.vision, config.dim)
+        encoder = make_vision(vision, config.dim)
         content = torch.zeros(1, 3, 2, dtype=torch.long)
         volume = Prepared(torch.zeros(1, 1, *box), content, torch.zeros(1, GEOMETRY), torch.zeros(1, 4, 4))
         return _counted(encoder, volume)
@@ -81,7 +83,7 @@ def _counted(module: nn.Module, *inputs: Any) -> Forward:
 
 def step_flops(stage: str, model: Decipher, config: TrainConfig) -> float:
     """FLOPs of one batch of a stage, forward and backward."""
-    return {"vision": _vision_flops, "text": _text_flops, "align": _align_flops}[stage](model, config)
+    return {"vision": _vision_flops, "text": _text_flops}.get(stage, _align_flops)(model, config)
 
 
 def _vision_flops(model: Decipher, config: TrainConfig) -> float:

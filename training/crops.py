@@ -15,7 +15,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -173,7 +173,7 @@ def crop(sample: Prepared, in_slice: float, through_slice: float, size: Edges, g
     geometry = sample.geometry.clone()
     geometry[6] -= math.log(scale)
     content = torch.tensor([[a, a + n] for a, n in zip(first, held, strict=True)])
-    return Prepared(pixels, content, geometry, sample.affine_mm @ within)
+    return replace(sample, pixels=pixels, content=content, geometry=geometry, affine_mm=sample.affine_mm @ within)
 
 
 def _place(

@@ -10,8 +10,8 @@ from training.config import TrainConfig
 
 LEAST_RATE = 0.01
 """learning rate at the end, as a share of its peak"""
-BLOCK = re.compile(r"(?:^|\.)vision\.blocks\.(\d+)\.")
-BELOW = re.compile(r"(?:^|\.)vision\.(stem|geometry|extra)\b")
+BLOCK = re.compile(r"(?:^|\.)vision\.(?:encoders\.\w+\.|shared\.)?blocks\.(\d+)\.")
+BELOW = re.compile(r"(?:^|\.)vision\.(?:encoders\.\w+\.|shared\.)?(stem|geometry|extra)\b")
 
 
 def make_optimiser(objective: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
