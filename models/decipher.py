@@ -3,6 +3,8 @@
 Decisions:
 - A model folder is config.json, model.safetensors (half precision, only what was trained) and card.md; and text/, where
   the text base is the model's own. It names no file outside itself, so it may be moved and copied.
+- A writer and a detector stand on the encoder's features and are no part of the encoder: they lie in writer/ and detector/,
+  and are read only where they are asked for.
 - Vectors come out with unit length, so a dot product is a cosine.
 """
 
@@ -18,27 +20,41 @@ from torch.nn import functional as F
 
 from models.config import ModelConfig
 from models.errors import DecipherError
-from models.folder import OWN_BASE, TEXT, WEIGHTS, model_folder
+from models.families import make_vision
+from models.folder import DETECTOR, OWN_BASE, TEXT, WEIGHTS, WRITER, model_folder
+from models.fusion import Detector
 from models.layers import unset_weights
+from models.parts import load_detector, load_writer, save_part
 from models.prepare import Prepared, collate, prepare
+from models.report import Writer
 from models.text import TextEncoder
-from models.vision import VisionEncoder, VisionFeatures
+from models.vision import VisionFeatures
 from models.volume import Volume
 
 BASE = "text.base."
 """how the names of the text base's weights begin"""
+PARTS = ("writer.", "detector.")
+"""how the names of weights begin that are no part of the encoder"""
 
 
 class Decipher(nn.Module):
-    """vision: volumes to (B, dim); text: texts to (B, dim); scale: the learned inverse temperature of their cosine."""
+    """vision: volumes to (B, dim); text: texts to (B, dim); scale: the learned inverse temperature of their cosine.
+
+    writer, detector: what was trained on the features, or None.
+    """
+
+    writer: Writer | None
+    detector: Detector | None
 
     def __init__(self, config: ModelConfig, folder: Path | None = None) -> None:
         """folder: the model's own, for the text base that may lie in it."""
         super().__init__()
         self.config = config
-        self.vision = VisionEncoder(config.vision, config.dim)
+        self.vision = make_vision(config.vision, config.dim)
         self.text = TextEncoder(config.text, config.dim, folder)
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one axis, since FSDP shards no scalars
+        self.register_module("writer", None)
+        self.register_module("detector", None)
 
     @property
     def scale(self) -> torch.Tensor:
@@ -62,11 +78,13 @@ class Decipher(nn.Module):
         return F.normalize(self.text(self.text.sentences(list(texts))), dim=-1)
 
     def trained_state(self) -> dict[str, torch.Tensor]:
-        """What training may have changed: everything, but the text base only where it is the model's own."""
-        return {k: v for k, v in self.state_dict().items() if self.text.own or not k.startswith(BASE)}
+        """What training may have changed of the encoder: everything, but the text base only where it is the model's own."""
+        state = {k: v for k, v in self.state_dict().items() if not k.startswith(PARTS)}
+        return {k: v for k, v in state.items() if self.text.own or not k.startswith(BASE)}
 
     def save(self, folder: Path, card: str = "") -> None:
-        """Write config.json, model.safetensors and card.md into `folder`, and the text base into text/ if it is own."""
+        """Write config.json, model.safetensors and card.md into `folder`, the text base into text/ if it is own, and the
+        writer and the detector into writer/ and detector/; what lies there without one is removed."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,10 +96,13 @@ class Decipher(nn.Module):
         save_file(state, folder / WEIGHTS)
         (folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
         (folder / "card.md").write_text(card)
+        save_part(self.writer, folder / WRITER)
+        save_part(self.detector, folder / DETECTOR)
 
 
-def load(name: str | None = None) -> Decipher:
-    """A model in evaluation mode from a folder, a shipped name, or the default.
+def load(name: str | None = None, heads: bool = False) -> Decipher:
+    """A model in evaluation mode from a folder, a shipped name, or the default; heads: also its writer and its detector,
+    where it has them.
 
     Errors: DecipherError when files are missing or do not fit together.
     """
@@ -98,4 +119,7 @@ def load(name: str | None = None) -> Decipher:
         raise DecipherError(f"The model in {folder} cannot be read: {wrong}", "Copy or train it again.") from wrong
     if unexpected or any(not k.startswith(BASE) for k in missing):
         raise DecipherError(f"The weights in {folder} do not fit its config.json.", "Copy or train it again.")
+    if heads:
+        model.writer = load_writer(folder / WRITER, model.config.dim)
+        model.detector = load_detector(folder / DETECTOR, model.config.dim)
     return model.eval()

@@ -16,6 +16,8 @@ DEFAULT = "mini"
 WEIGHTS = "model.safetensors"
 TEXT, OWN_BASE = "text", "own"
 """where a model's own text base lies, and what config.json calls it"""
+WRITER, DETECTOR, PART_CONFIG = "writer", "detector", "config.json"
+"""where a model's parts beside the encoder lie, if it has them; the passport does not speak of them"""
 BASE_CONFIG, BASE_TOKENIZER, BASE_WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 BASE_FILES = (BASE_CONFIG, BASE_TOKENIZER, BASE_WEIGHTS)
 

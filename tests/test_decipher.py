@@ -12,6 +12,9 @@ from models.config import ModelConfig, PrepareConfig, VisionConfig
 from models.decipher import Decipher, load
 from models.errors import DecipherError
 from models.folder import WEIGHTS, lasting_name, model_folder, passport
+from models.fusion import Detector, DetectorConfig, StudyFeatures, Target
+from models.report import Writer, writer_config
+from models.vision import VisionFeatures
 from models.volume import Volume
 
 CONFIG = ModelConfig(
@@ -173,3 +176,87 @@ def test_a_model_without_its_text_base_is_told(own: Path, tmp_path: Path, name: 
     for read in (load, passport):
         with pytest.raises(DecipherError, match=f"{name}"):
             read(str(tmp_path / "model"))
+
+
+SMALL = {"width": 32, "depth": 1, "heads": 2}
+
+
+@pytest.fixture(scope="module")
+def equipped(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of `folder` with a writer and a detector."""
+    torch.manual_seed(1)
+    model = load(str(folder))
+    model.writer = Writer(writer_config(TEXTS, model.text.tokenizer, **SMALL, longest=12), 384)
+    model.detector = Detector(DetectorConfig((Target("tear", "knee"), Target("mass", "brain")), **SMALL), 384)
+    place = tmp_path_factory.mktemp("equipped") / "model"
+    model.save(place)
+    return place
+
+
+def seen() -> VisionFeatures:
+    return VisionFeatures(torch.ones(2, 384), torch.ones(2, 3, 384), torch.ones(2, 3).bool(), torch.zeros(2, 3, 3))
+
+
+def study() -> StudyFeatures:
+    whole = torch.ones(2, 3, dtype=torch.bool)
+    return StudyFeatures(
+        torch.ones(2, 3, 384), torch.ones(2, 3, 2, 384), whole[..., None].expand(2, 3, 2), whole.long(), whole
+    )
+
+
+def test_writer_and_detector_are_saved_beside_the_encoder_and_read_when_asked_for(equipped: Path, folder: Path) -> None:
+    assert passport(str(equipped)) == passport(str(folder)), "they are no part of who the encoder is"
+    assert (equipped / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    plain, whole = load(str(equipped)), load(str(equipped), heads=True)
+    assert plain.writer is None and plain.detector is None and whole.writer and whole.detector
+    assert plain.state_dict().keys() == {k for k in whole.state_dict() if not k.startswith(("writer.", "detector."))}
+    assert whole.trained_state().keys() == plain.trained_state().keys()
+    assert not whole.training and not whole.writer.training
+    assert {p.data_ptr() for p in whole.detector.parameters()} <= {p.data_ptr() for p in whole.parameters()}
+    assert load(str(folder), heads=True).writer is None
+
+
+def test_saved_heads_say_the_same(equipped: Path, tmp_path: Path) -> None:
+    first = load(str(equipped), heads=True)
+    first.save(tmp_path / "again")
+    again = load(str(tmp_path / "again"), heads=True)
+    tokens = first.writer.tokens(TEXTS, first.text.tokenizer)
+    assert torch.equal(first.writer(seen(), tokens), again.writer(seen(), tokens))
+    assert torch.equal(first.detector(study()), again.detector(study()))
+    for part in ("writer", "detector"):
+        for name in ("config.json", WEIGHTS):
+            assert (tmp_path / "again" / part / name).read_bytes() == (equipped / part / name).read_bytes()
+    assert again.detector.config.targets == (Target("tear", "knee"), Target("mass", "brain"))
+    again.writer = None
+    again.save(tmp_path / "again")
+    assert not (tmp_path / "again" / "writer").exists() and (tmp_path / "again" / "detector").is_dir()
+
+
+@pytest.mark.parametrize("part", ["writer", "detector"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (WEIGHTS, None),
+        (WEIGHTS, b"\x00" * 40),
+        ("config.json", None),
+        ("config.json", b"{}"),
+        ("config.json", b"[1]"),
+        ("config.json", b"\xff"),
+        ("config.json", 64),
+    ],
+)
+def test_a_damaged_head_is_told(
+    equipped: Path, tmp_path: Path, part: str, name: str, content: bytes | int | None
+) -> None:
+    shutil.copytree(equipped, tmp_path / "model")
+    path = tmp_path / "model" / part / name
+    if content is None:
+        path.unlink()
+    elif isinstance(content, int):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"width": content}))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DecipherError, match=f"The {part} in") as told:
+        load(str(tmp_path / "model"), heads=True)
+    assert part in told.value.hint and "\n" not in str(told.value)
+    assert load(str(tmp_path / "model")).writer is None
