@@ -28,6 +28,8 @@ def info(
     if as_json:
         put_json(found)
         return
+    if "columns" in found:
+        found = {**found, "columns": [_column(name, origin) for name, origin in found["columns"].items()]}
     width = max(map(len, found))
     for name, value in found.items():
         put(f"{name:<{width}}  {_words(value)}")
@@ -63,6 +65,7 @@ def _installed(name: str) -> bool:
 def _folder(path: Path) -> dict[str, Any]:
     """Errors: DecipherError for a path that is nothing of ours."""
     from index.cohort import names
+    from index.saving import origins
     from index.scanned import is_catalogue, read_catalogue
     from index.store import Index, is_index
     from models.errors import DecipherError
@@ -72,6 +75,7 @@ def _folder(path: Path) -> dict[str, Any]:
         rejects = index.rejects
         counts: dict[str, Any] = {"series": len(index), "dim": index.dim, "model": index.passport["name"]}
         counts |= {"rejected": 0 if rejects is None else rejects.height, "cohorts": names(index)}
+        counts |= {"columns": origins(index)}
         return {**index.card, "kind": "index", **counts}
     if is_catalogue(path):
         found, root = read_catalogue(path)
@@ -89,6 +93,14 @@ def _folder(path: Path) -> dict[str, Any]:
     raise DecipherError(
         f"{path} is no index, catalogue, model or run.", f"To see what MRI it holds: decipher scan {path}"
     )
+
+
+def _column(name: str, origin: dict[str, Any]) -> str:
+    """A saved column in a few words; --json tells all of it."""
+    if "error" in origin:
+        return f"{name} (cannot be read)"
+    words = [f"by {origin['by']}", str(origin.get("date", ""))[:10], "calibrated" if origin.get("calibrated") else ""]
+    return f"{name} ({' '.join(filter(None, words))})"
 
 
 def _words(value: Any) -> str:

@@ -212,7 +212,7 @@ def _compare(index: Index, home: Archive, records: pl.DataFrame) -> Change:
 def _relabel(index: Index, kept: pl.DataFrame) -> None:
     """Rows whose files are unchanged but whose labels or tags are new are replaced with their vectors kept."""
     rows = index.row_of(kept["series_id"])
-    known = index.rows(np.array([rows[i] for i in kept["series_id"]], dtype=np.int64))
+    known = index.rows(np.array([rows[i] for i in kept["series_id"]], dtype=np.int64), index.stored)
     changed = kept.filter(_differ(known, kept))
     if not changed.height:
         return

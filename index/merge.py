@@ -5,6 +5,7 @@ two indexes hold is kept once, from the first; a DICOM series is known by its ow
 are told apart by the archive (see index.archive). Archives at one root are one where the indexes have series in common and
 agree on them, or have one key; two sites may both keep theirs in /data. Patients stay known by the hashes they have: where
 the indexes have different keys, nobody can tell that two hashes are one person, and the new index gets a key of its own.
+Saved columns come along; cohorts and probes do not.
 """
 
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
+from index import saving
 from index.archive import Archive, free_name, salted
 from index.lock import writable, writer_lock
 from index.nearest import refresh
@@ -91,8 +93,10 @@ def _fill(made: Index, sources: Sequence[Index], one_key: bool, progress: Progre
     twice, total = 0, sum(len(source) for source in sources)
     for source in sources:
         source.check_sums()
-        for own, new in _homes(made, source, one_key).items():
+        homes = _homes(made, source, one_key)
+        for own, new in homes.items():
             twice += _copy(made, source, own, new, lambda: progress(len(made), total))
+        saving.carry(made, source, homes)
     return twice
 
 

@@ -1,8 +1,8 @@
 """Series leave an index: by id, by a condition, by patient.
 
 Decisions: the rows go first, in one commit, then their pictures, so that a killed removal shows nobody who is not there.
-The bytes of rows stay in their segment until it is compacted; then the last scans forget them too, and look again at their
-files when the archive is encoded once more.
+The bytes of rows stay in their segment until it is compacted; then saved columns and the last scans forget them too, and a
+scan looks again at their files when the archive is encoded once more.
 """
 
 from collections.abc import Container, Iterable, Sequence
@@ -10,6 +10,7 @@ from functools import reduce
 
 import polars as pl
 
+from index import saving
 from index.filter import matching
 from index.leftovers import sweep_pictures, sweep_segments
 from index.lock import writable
@@ -79,3 +80,4 @@ def compact(index: Index) -> None:
             sweep_pictures(index.folder, living)
             for archive in index.archives.values():
                 forget(index.folder / "scan" / f"{archive.name}.parquet", archive, living)
+        saving.forget(index)

@@ -1,23 +1,26 @@
 """The live rows of several segments as one table: records, vectors and captions under one row number.
 
 Decisions: records are read by column and by row, vectors are memory-mapped, so that nothing here reads more than it is
-asked for; what is read whole (`records`, `vectors`) is kept until the segments change.
+asked for; what is read whole (`records`, `vectors`) is kept until the segments change. Saved columns are read as if they
+were the records' own; `stored` tells which are.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from index.saved_columns import KEYS, files_in, kind_of, with_saved
 from index.segment import Segment
 
 
 class Rows:
     """Rows of `dim` = E wide vectors, numbered from 0 through all segments, those that were removed left out."""
 
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
+    def __init__(self, dim: int, folder: Path) -> None:
+        self.dim, self.folder = dim, folder
         self.segments: Sequence[Segment] = []
 
     def __len__(self) -> int:
@@ -37,8 +40,20 @@ class Rows:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @cached_property
+    def saved(self) -> dict[str, Path]:
+        """The file of each saved column, where the records have none of that name themselves (see index.saved_columns)."""
+        files = files_in(self.folder)
+        hidden = {path for name, path in files.items() if name in self.stored}
+        return {name: path for name, path in files.items() if path not in hidden}
+
+    @cached_property
     def schema(self) -> dict[str, pl.DataType]:
-        """Column names and types over all segments."""
+        """Column names and types over all segments, then those of the saved columns."""
+        return {**self.stored, **{name: kind_of(name, path) for name, path in self.saved.items()}}
+
+    @cached_property
+    def stored(self) -> dict[str, pl.DataType]:
+        """Column names and types over all segments, saved columns left out."""
         frames = [pl.DataFrame(schema=segment.schema()) for segment in self.segments]
         return dict(pl.concat(frames, how="diagonal_relaxed").schema) if frames else {}
 
@@ -47,7 +62,7 @@ class Rows:
         wanted = _distinct(names)
         if not self.segments:
             return pl.DataFrame(schema=dict.fromkeys(wanted or ["series_id"], pl.String))
-        return _joined([segment.columns(wanted) for segment in self.segments], wanted)
+        return self._with_saved(lambda own: _joined([segment.columns(own) for segment in self.segments], own), wanted)
 
     def rows(self, rows: np.ndarray, names: Iterable[str] | None = None) -> pl.DataFrame:
         """Some columns (None: all) of the given live rows, in the order given; reads little more than those rows."""
@@ -56,7 +71,8 @@ class Rows:
             kept = [name for name in self.schema if wanted is None or name in wanted]
             return pl.DataFrame(schema={name: self.schema[name] for name in kept})
         order, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
-        return _joined([segment.take(own, wanted) for segment, own in self._shares(order)], wanted)[back]
+        shares = list(self._shares(order))
+        return self._with_saved(lambda own: _joined([one.take(at, own) for one, at in shares], own), wanted)[back]
 
     def blocks(self, size: int) -> Iterator[tuple[pl.DataFrame, np.ndarray, np.ndarray]]:
         """All live rows in order, up to `size` at a time: records, vectors and captions, float32 (m, E) each."""
@@ -72,12 +88,15 @@ class Rows:
         return np.concatenate(parts)[back] if parts else np.zeros((0, self.dim), np.float32)
 
     def similarity(self, query: np.ndarray, kind: str = "vectors") -> np.ndarray:
-        """float32 (n,): inner product of `query` (E,) with the vectors or captions (`kind`) of all live rows."""
+        """float32 (n,): inner product of `query` (E,) with the vectors or captions (`kind`) of all live rows.
+
+        Of several queries (E, C): (n, C), in one product over the memory-mapped file of each segment.
+        """
         query = np.ascontiguousarray(query, dtype=np.float32)
         parts = [segment.similarity(query, kind) for segment in self.segments]
         if len(parts) == 1:
             return parts[0]
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        return np.concatenate(parts) if parts else np.zeros((0, *query.shape[1:]), np.float32)
 
     def silent(self, rows: np.ndarray | None = None) -> np.ndarray:
         """bool: which of the given live rows, which ascend, or of all, have a caption that says nothing."""
@@ -93,10 +112,24 @@ class Rows:
         here = self.columns(["series_id"]).with_row_index("row").filter(pl.col("series_id").is_in(wanted.implode()))
         return dict(zip(here["series_id"].to_list(), here["row"].to_list(), strict=True))
 
-    def _hold(self, segments: Sequence[Segment]) -> None:
-        for name in ("records", "vectors", "schema"):
+    def reread(self) -> None:
+        """Forget what is kept of the files, since they have changed."""
+        for name in ("records", "vectors", "schema", "stored", "saved"):
             self.__dict__.pop(name, None)
+
+    def _hold(self, segments: Sequence[Segment]) -> None:
+        self.reread()
         self.segments = segments
+
+    def _with_saved(self, read: Callable[[list[str] | None], pl.DataFrame], wanted: list[str] | None) -> pl.DataFrame:
+        """What `read` gives of some columns (None: all), and saved ones in their place."""
+        added = {name: path for name, path in self.saved.items() if wanted is None or name in wanted}
+        if not added:
+            return read(wanted)
+        if wanted is None:
+            return with_saved(read(None), added)
+        whole = with_saved(read(list(dict.fromkeys([*wanted, *KEYS]))), added)
+        return whole.select([name for name in wanted if name in whole.columns])
 
     def _shares(self, rows: np.ndarray) -> Iterator[tuple[Segment, np.ndarray]]:
         """Ascending live rows of the index, split by segment and counted from each segment's own first live row."""

@@ -22,6 +22,7 @@ import polars as pl
 from index.background import Background, Pairs, background, nothing_better, scale, spread, standing
 from index.filter import matching
 from index.nearest import load
+from index.prompts import class_vectors, probabilities
 from index.ranking import Ranking, Side, ranking
 from index.store import Index
 from models.errors import DecipherError
@@ -222,13 +223,16 @@ def _check_choice(what: str, given: str, choices: tuple[str, ...]) -> None:
         raise DecipherError(f"{what} is {given}, not one of {', '.join(choices)}.", f"Choose --{what} {choices[0]}.")
 
 
-def classify(index: Index, prompts: Sequence[np.ndarray], scale: float) -> np.ndarray:
-    """Zero-shot probabilities float32 (n, C) of the live rows: softmax of scale times cosine with each class's vector.
+def classify(
+    index: Index, prompts: Sequence[np.ndarray], scale: float, against: Sequence[np.ndarray] = ()
+) -> np.ndarray:
+    """Zero-shot probabilities float32 (n, C) of the live rows, by pixels alone; see index.prompts for the rules.
 
-    prompts: for each class the text vectors (W, E) of its wordings; they are averaged and brought to length 1.
+    prompts: for each class the text vectors (W, E) of its wordings; against: those of what denies it, for findings.
     """
-    means = np.stack([wordings.mean(axis=0) for wordings in prompts])
-    classes = means / np.linalg.norm(means, axis=1, keepdims=True)
-    logits = scale * np.stack([index.similarity(c) for c in classes], axis=1)
-    share = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return share / share.sum(axis=1, keepdims=True)
+    return probabilities(evidence(index, class_vectors(prompts, against), scale), bool(against))
+
+
+def evidence(index: Index, classes: np.ndarray, scale: float) -> np.ndarray:
+    """Logits float32 (n, C) of the live rows: one product of all vectors with scale times the class vectors (C, E)."""
+    return index.similarity(np.float32(scale) * classes.T)

@@ -85,7 +85,7 @@ class Segment:
         return silent(self.captions)[own]
 
     def similarity(self, query: np.ndarray, kind: str) -> np.ndarray:
-        """float32 (live,): inner product of `query` (E,) with each live row's vector or caption (`kind`)."""
+        """float32 (live,) or (live, C): `query` (E,) or (E, C) times each live row's vector or caption (`kind`)."""
         if kind == "vectors":
             return self.alive(self.vectors @ query)
         return (self.captions @ query)[self.alive(self.caption_of)]

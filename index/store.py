@@ -53,8 +53,8 @@ class Index(Rows):
     """An index folder as of one commit. Use `Index.create` or `Index.open`; row numbers are those of `records`."""
 
     def __init__(self, folder: Path, card: dict[str, Any], commit: dict[str, Any]) -> None:
-        super().__init__(int(card["passport"]["dim"]))
-        self.folder, self.card = folder, card
+        super().__init__(int(card["passport"]["dim"]), folder)
+        self.card = card
         self._writing = False
         self._load(commit)
 

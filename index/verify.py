@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import polars as pl
 
+from index import saving
 from index.covered import is_whole, read_stamp
 from index.lock import is_at_rest
 from index.segment import Segment, changed, normalised
@@ -18,7 +19,7 @@ from models.errors import DecipherError
 
 def verify(index: Index, progress: Callable[[int, int], None] | None = None) -> list[str]:
     """One sentence for each thing that is wrong; `progress` is called with segments read and segments in all."""
-    wrong = [*_secret(index), *_ledger(index), *_encoder(index), *_nearest(index)]
+    wrong = [*_secret(index), *_ledger(index), *_encoder(index), *_nearest(index), *saving.wrong(index)]
     whole = True
     for done, (segment, stamps) in enumerate(index.stamped(), start=1):
         found = [*changed(segment.folder, stamps)] or [*_contents(segment, index)]
