@@ -1,12 +1,27 @@
 """Measure quality, with confidence intervals."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from decipher_cli.choices import AsJson, Folder, Quiet
 
-EXAMPLES = {"index": ("decipher eval index", "decipher eval index -i hospital-a --queries 300 --json")}
+EXAMPLES = {
+    "index": ("decipher eval index", "decipher eval index -i hospital-a --queries 300 --json"),
+    "report": (
+        "decipher eval report ./archive -m runs/colipri/model",
+        "decipher eval report -m runs/colipri/model --json",
+    ),
+}
+REPORT_WORDS = {
+    "bleu4": "runs of one to four words that agree",
+    "rouge_l": "longest common run of words, in order",
+    "meteor": "equal words and stems",
+    "findings_f1": "findings affirmed in both",
+    "negation": "of findings named in both, the share that both affirm or both deny",
+    "side": "of findings affirmed in both, the share on the same side",
+}
 WORDS = {
     "recall@10": "of the ten nearest that exact search finds, the share that search finds",
     "latency_ms": "from a query's vector to ranked rows, median",
@@ -61,8 +76,63 @@ def _show(found: dict[str, Any]) -> None:
     say(f"{found['series']} series; nearest.faiss: {kind}. Intervals: 95 %. Spread of {found['sample']} series.")
 
 
+def report(
+    place: Annotated[
+        Path | None, typer.Argument(metavar="[INDEX|ARCHIVE]", help="Series with reports. Default: decipher-index.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("-m", "--model", help="Model folder that writes. Default: the index's.")
+    ] = None,
+    reports: Annotated[Path | None, typer.Option(help="Table of reports to join.")] = None,
+    beams: Annotated[int, typer.Option(min=1, help="Texts kept while searching; 1 is greedy.")] = 1,
+    most: Annotated[int, typer.Option(min=2, help="Series that are read, evenly chosen.")] = 500,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """How good written reports are: words and findings, beside the nearest real report of another patient.
+
+    Series that the model was trained on flatter it: keep an archive apart for this.
+    """
+    from decipher_cli.output import progress, put_json, say
+    from decipher_cli.places import index_folder
+    from index.contents import contents_of
+    from training.reporting import Writing, evaluate_reports, writing_model
+
+    target = place or index_folder(None)
+    with progress() as bars:
+        contents = contents_of(target, reports=reports, progress=lambda done, of: bars("scan", done, of))
+        for note in contents.notes:
+            say(note)
+        loaded = writing_model(model, target)
+        found = evaluate_reports(loaded, contents, Writing(beams), most, lambda done, of: bars("write", done, of))
+    if as_json:
+        put_json(found)
+    else:
+        _show_reports(found)
+
+
+def _show_reports(found: dict[str, Any]) -> None:
+    from decipher_cli.output import paper, say, table
+    from training.report_scores import METEOR_NOTE
+
+    shown = table("figure", "written", "nearest real report", "gain", "what it is")
+    for row in found["figures"]:
+        shown.add_row(row["metric"], *(_or_none(row[name]) for name in ("written", "nearest", "gain")),
+                      REPORT_WORDS[row["metric"]])  # fmt: skip
+    paper().print(shown)
+    say(f"{found['series']} series of {found['patients']} patients; 95 % intervals resample patients. {METEOR_NOTE}")
+
+
+def _or_none(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return "-"
+    if figure["low"] is None:
+        return f"{figure['value']:.2f}"
+    return f"{figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
+
+
 def _interval(share: dict[str, float]) -> str:
     return f"{share['value']:.3f} ({share['low']:.3f} to {share['high']:.3f})"
 
 
-VERBS = (index,)
+VERBS = (index, report)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import typer
 
-COMMANDS = ("demo", "scan", "encode", "search", "probe", "classify", "train", "info")
+COMMANDS = ("demo", "scan", "encode", "search", "probe", "predict", "classify", "report", "train", "info")
 GROUPS = ("index", "eval")
 PACKAGES = ("models", "index", "training", "decipher_cli")
 

@@ -6,6 +6,7 @@ torchrun --no-python decipher train ..., or a SLURM job.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,12 +25,17 @@ EXAMPLES = (
     "decipher train my-preset.yaml -o runs/mine --fresh",
 )
 PHANTOM_PATIENTS = 24
+PHANTOM_STUDIES = 96
+"""the same where findings are learnt, each of which needs several patients"""
 
 
 def train(
     preset: Annotated[str | None, typer.Argument(help="Preset or YAML file. Default: all stages.")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Archive, or an index whose archive is meant.")] = None,
     reports: Annotated[Path | None, typer.Option(help="Table of reports.")] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="A further archive, of which only the volumes are taken.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder. Default: runs/PRESET.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE or STAGE.KEY=VALUE; may be repeated.")
@@ -52,14 +58,14 @@ def train(
     from training.launch import is_first
 
     folder = output or Path("runs") / config.preset
-    source = _source(config, data, reports, folder)
+    source = replace(_source(config, data, reports, folder), images=images)
     complete = not fresh and runs.is_complete(folder)
     if is_first():
         runs.open_run(folder, config, source, fresh)
         if complete:
             say("This run is complete. To begin again: --fresh")
         else:
-            _make_if_missing(source, folder)
+            _make_if_missing(source, folder, PHANTOM_STUDIES if "detect" in config.stages else PHANTOM_PATIENTS)
     model = folder / "model" if complete else _run(config, source, folder)
     if is_first():
         _end(model, as_json)
@@ -165,10 +171,10 @@ def _source(config: "TrainConfig", data: Path | None, reports: Path | None, fold
     return Source(roots[0], reports=reports)
 
 
-def _make_if_missing(source: "Source", folder: Path) -> None:
+def _make_if_missing(source: "Source", folder: Path, patients: int) -> None:
     from decipher_cli.output import progress
     from training.phantom.archive import make_archive
 
     if source.archive == folder / "archive" and not (folder / "archive" / "labels.csv").is_file():
         with progress() as bars:
-            make_archive(source.archive, patients=PHANTOM_PATIENTS, progress=lambda done, of: bars("phantom", done, of))
+            make_archive(source.archive, patients=patients, progress=lambda done, of: bars("phantom", done, of))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from models.decipher import Decipher
 from training.config import TrainConfig
 from training.data import TrainingSet
 
@@ -11,7 +12,7 @@ CHECKED = ("knn_sequence", "knn_sequence_majority", "knn_region", "knn_region_ma
            "recall_at_10", "chance_at_10", "pool", "effective_rank", "uniformity", "alignment")  # fmt: skip
 
 
-def card_of(config: TrainConfig, data: TrainingSet, run: Path) -> str:
+def card_of(config: TrainConfig, data: TrainingSet, run: Path, model: Decipher) -> str:
     """The card of a run's model."""
     drawn = data.rows.filter(data.weights > 0)
     real = drawn.filter(drawn["origin"] == "archive")
@@ -25,10 +26,21 @@ def card_of(config: TrainConfig, data: TrainingSet, run: Path) -> str:
         f"- phantom series: {drawn.filter(drawn['origin'] == 'phantom')['series_id'].n_unique()}",
         f"- sources: {', '.join(sorted({s.split(':')[0] for s in real['source'].drop_nulls()})) or 'not named'}",
         "",
+        *_head_lines(model),
         *_check_lines(_last_check(run)),
         "Not a medical device. Not for diagnosis.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _head_lines(model: Decipher) -> list[str]:
+    """What it can do beside encoding."""
+    found = []
+    if model.writer is not None:
+        found.append(f"Writes reports with {len(model.writer.config.pieces)} pieces of words.")
+    if model.detector is not None:
+        found.append("Detects " + ", ".join(f"{t.organ} {t.name}" for t in model.detector.config.targets) + ".")
+    return [line for said in found for line in (said, "")]
 
 
 def _last_check(run: Path) -> dict[str, Any]:

@@ -38,6 +38,14 @@ class Compute:
         each = count // self.world
         return slice(self.rank * each, (self.rank + 1) * each)
 
+    def mean(self, summed: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        """The mean over all processes of what each has summed over its `count` items: the whole batch's value on every process,
+        with this process's gradient times their number, over which data parallelism averages."""
+        whole, items = self.total(torch.stack([summed.detach(), count.to(summed.dtype)]))
+        items = items.clamp(min=1)
+        local = summed * self.world / items
+        return local + (whole / items - local).detach()
+
 
 class _Gathered(torch.autograd.Function):
     """(B, ...) of each process to (world * B, ...); the gradient is the sum of those of all processes, own part."""

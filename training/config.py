@@ -16,7 +16,7 @@ from models.errors import DecipherError
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "decipher"
-STAGES = ("vision", "text", "align")
+STAGES = ("vision", "text", "align", "families", "detect", "colipri")
 OF_THE_RUN = ("preset", "about", "stages", "by_stage")
 """keys that no single stage has"""
 
@@ -52,6 +52,8 @@ class TrainConfig:
     """model folder to start from; empty: fresh weights"""
     text_base: str = ""
     """local folder or packaged name of the BERT to start from; empty: the packaged MiniLM"""
+    families: str = ""
+    """what the vision encoder has for each family of sequences: adapters, or encoders of their own; empty: nothing"""
     freeze: tuple[str, ...] = ("text.base",)
     """parts of the model that are not trained, by the start of their parameters' names"""
 
@@ -145,6 +147,33 @@ class TrainConfig:
     """weight of the attribute heads in stage align"""
     views_weight: float = 0.0
     """weight of the contrast between two views of a volume in stage align"""
+
+    family_dropout: float = 0.2
+    """share of the volumes whose sequence family is hidden from an encoder that has families"""
+    volume_to_text: float = 0.75
+    """weight of that direction of the contrast in stage families; the other has the rest"""
+
+    report_weight: float = 1.0
+    """weight of report generation in stage colipri"""
+    opposite_weight: float = 0.5
+    """weight of findings against their opposites in stage colipri"""
+    opposite_pairs: int = 8
+    """findings of a volume that are held against their opposites, at most"""
+    report_tokens: int = 96
+    """tokens of a report that are written, at most"""
+    head_width: int = 256
+    head_depth: int = 2
+    """of the transformers that write reports and detect findings"""
+
+    findings: str = ""
+    """label column of what stage detect finds, several in a cell parted by ;  empty: what the reports affirm"""
+    fewest_positive: int = 3
+    """studies that must have a finding, and studies that must not, for it to be learnt"""
+    study_series: int = 4
+    """series of a study that are fused, at most, one of each sequence family"""
+    series_dropout: float = 0.25
+    """share of the series that are left out of their study, at random, in stage detect"""
+    focal_gamma: float = 2.0
 
     def stage(self, name: str) -> "TrainConfig":
         """These settings as they hold for one stage."""

@@ -24,6 +24,8 @@ from training.config import TrainConfig
 from training.shards import Shard
 from training.side import names_side
 
+IMAGES = "images"
+"""origin of the volumes of an archive of which nothing else is to be known"""
 FEWEST_KEPT = 16
 """series that a check needs to say anything"""
 
@@ -80,10 +82,18 @@ def training_set(shards: list[Shard], config: TrainConfig) -> TrainingSet:
         rows=rows,
         weights=_draw_weights(rows, allowed & ~held_out, config),
         held_out=held_out,
-        attributes=np.array([attributes_of(row) for row in rows.iter_rows(named=True)]).reshape(-1, len(ATTRIBUTES)),
+        attributes=_attributes(rows),
         subjects=who,
         may_flip=np.array([not names_side(text) for text in rows["report"].to_list()]),
     )
+
+
+def _attributes(rows: pl.DataFrame) -> np.ndarray:
+    """(n, A) int16; nothing is known of series that are there for their images alone."""
+    found = np.array([attributes_of(row) for row in rows.iter_rows(named=True)], dtype=np.int16)
+    found = found.reshape(-1, len(ATTRIBUTES))
+    found[(rows["origin"] == IMAGES).to_numpy()] = -1
+    return found
 
 
 def _allowed(rows: pl.DataFrame, config: TrainConfig) -> np.ndarray:

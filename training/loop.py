@@ -35,25 +35,36 @@ from training.config import TrainConfig
 from training.cost import step_flops
 from training.crops import CropBatches
 from training.data import TrainingSet
+from training.equip import equip
 from training.launch import is_sharding
 from training.loader import ahead
 from training.meter import Clock, Record, Told, memory_gb
 from training.objectives.align import Align
+from training.objectives.colipri import Colipri
+from training.objectives.detect import Detect
+from training.objectives.families import Families
 from training.objectives.text import Text
 from training.objectives.vision import Vision
 from training.optim import freeze, make_optimiser, set_schedules
 from training.pairs import PairBatches
 from training.peak import peak_flops
+from training.studies import StudyBatches
 from training.tokens import TokenBatches
 from training.watch import frozen_check
+from training.written import WrittenBatches
 
 MOST_SKIPPED = 10
 OBJECTIVES: dict[str, tuple[Callable[..., nn.Module], Callable[..., Any]]] = {
     "vision": (Vision, CropBatches),
     "text": (Text, TokenBatches),
     "align": (Align, PairBatches),
+    "families": (Families, PairBatches),
+    "detect": (Detect, StudyBatches),
+    "colipri": (Colipri, WrittenBatches),
 }
 """{stage: (its objective, its batches)}"""
+WITH_TEXT = ("align", "families", "colipri")
+"""stages in which volumes and texts are brought together"""
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,7 @@ class Stage:
             raise DecipherError(
                 f"No part of the model begins with {unknown[0]!r}.", f"Parts: {', '.join(_parts(model))}."
             )
+        equip(model, session.data, session.config, session.config.stages[: position.stage + 1])
         make_objective, make_batches = OBJECTIVES[self.name]
         objective = make_objective(model, config).train()
         if position.step:
@@ -225,7 +237,7 @@ class Stage:
     def _check(self, done: int, model: Decipher) -> None:
         """Look at the frozen encoder; a collapse is said in the row's `collapse`."""
         if self.name != "text" and self.fabric.is_global_zero:
-            found = frozen_check(model, self.session.data, self.config, with_text=self.name == "align")
+            found = frozen_check(model, self.session.data, self.config, with_text=self.name in WITH_TEXT)
             self._write(done, {"check": True, **found})
 
     def _diverged(self, step: int, what: str, names: list[str]) -> DecipherError:

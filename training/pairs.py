@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.config import family_of
 from models.decipher import Decipher
 from models.errors import DecipherError
 from models.prepare import Prepared, collate
@@ -30,8 +31,9 @@ from training.views import texts_of
 @dataclass(frozen=True)
 class PairBatch:
     """views: this process's share of the P volumes, each time varied anew; texts or their sentence vectors: its share of the
-    T texts; positive and negative (P, T) bool, attributes (P, A) int64, -1 where unknown, and same_subject (P, P) bool of
-    the whole batch; crops: of the series without text, where there are any."""
+    T texts; positive and negative (P, T) bool, attributes (P, A) int64, -1 where unknown, same_subject (P, P) bool and
+    family and reports (P,) int64, -1 without, of the whole batch; crops: of the series without text, where there are any;
+    image_only: their share of the batch."""
 
     views: list[Prepared]
     geometry_known: torch.Tensor
@@ -40,7 +42,10 @@ class PairBatch:
     negative: torch.Tensor
     attributes: torch.Tensor
     same_subject: torch.Tensor
+    family: torch.Tensor
+    reports: torch.Tensor
     crops: CropBatch | None
+    image_only: float
     names: list[str]
 
     def to(self, device: torch.device) -> "PairBatch":
@@ -67,6 +72,7 @@ class PairBatches:
         self.silent = drawn & ~reported if (reported & drawn).any() else drawn & ~named
         self.regions = _regions(data, drawn & self.paired)
         brains = (data.rows["body_region"] == "brain") & (data.rows["sequence"] == "T1")
+        self.sequence = data.rows["sequence"].to_numpy()
         self.recontrastable = (brains & (data.rows["origin"] == "archive")).fill_null(False).to_numpy()
 
     def batch(self, number: int, compute: Compute) -> PairBatch:
@@ -78,7 +84,8 @@ class PairBatches:
         reports = np.where(sequences == "", self.texts.views.report_of[which], -1)
         numbers, positive, negative = self.texts.draw(attributes, reports, self.config.texts_per_step, rng)
         own = compute.share(len(which))
-        views = self._views(which, sequences, generators(rng, len(which)), own)
+        family = self._family(which, sequences, rng)
+        views = self._views(which[own], sequences[own], family[own], generators(rng, len(which))[own])
         known = rng.random(len(which)) >= self.config.geometry_dropout
         numbers, positive, negative = _evened(numbers, positive, negative, compute.world)
         subject = self.data.subjects[which]
@@ -90,7 +97,10 @@ class PairBatches:
             negative=torch.from_numpy(negative),
             attributes=torch.from_numpy(attributes.astype(np.int64)),
             same_subject=torch.from_numpy(subject[:, None] == subject[None]),
+            family=torch.from_numpy(family),
+            reports=torch.from_numpy(reports),
             crops=self._crops(rng, silent, compute) if silent else None,
+            image_only=silent / self.config.batch_size,
             names=self.data.rows["series_id"].gather(which[own].tolist()).to_list(),
         )
 
@@ -121,13 +131,21 @@ class PairBatches:
             attributes[place] = without_pathology(attributes[place], sequences[place])
         return attributes, sequences
 
+    def _family(self, which: np.ndarray, sequences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(P,) int64: the sequence families that the encoder is told, -1 for a share of them, so that the path of unknown
+        sequences learns too."""
+        told = [own or known for own, known in zip(sequences, self.sequence[which], strict=True)]
+        family = np.array([family_of(name) for name in told], dtype=np.int64)
+        hidden = rng.random(len(which)) < self.config.family_dropout if self.model.config.vision.families else False
+        return np.where(hidden, -1, family)
+
     def _views(
-        self, which: np.ndarray, sequences: np.ndarray, sources: list[torch.Generator], own: slice
+        self, which: np.ndarray, sequences: np.ndarray, family: np.ndarray, sources: list[torch.Generator]
     ) -> list[Prepared]:
         count = 2 if self.config.views_weight > 0 else 1
         views: list[list[Prepared]] = [[] for _ in range(count)]
-        for row, sequence, source in zip(which[own], sequences[own], sources[own], strict=True):
-            sample = self.data.sample(row)
+        for row, sequence, known, source in zip(which, sequences, family, sources, strict=True):
+            sample = replace(self.data.sample(row), family=torch.tensor(known))
             if sequence:
                 other = recontrast(sample.pixels[0].numpy(), sequence, np.random.default_rng(source.initial_seed()))
                 sample = replace(sample, pixels=torch.from_numpy(other)[None])

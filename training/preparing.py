@@ -70,13 +70,13 @@ def series_versions(job: tuple[str, dict[str, Any], PrepareConfig, int, int]) ->
         plain = prepare(volume, config)
     except (Rejection, DecipherError):
         return made
-    made.append(_packed(plain, {**row, "variant": 0, "origin": "archive"}))
+    made.append(_packed(plain, {"origin": "archive", **row, "variant": 0}))
     if variants == 1:
         return made
     vary = pixel_variation(item_seed)
     for number in range(1, variants):
         other = reacquire(volume, rng, not names_side(row.get("report")))
-        described = {**row, "plane": plane_of(other.affine_mm), "variant": number, "origin": "archive"}
+        described = {"origin": "archive", **row, "plane": plane_of(other.affine_mm), "variant": number}
         try:
             prepared = prepare(other, config)
         except DecipherError:

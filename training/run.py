@@ -23,9 +23,10 @@ from index.labelled import LabelledCatalogue, read_archive
 from models.config import SIZES, ModelConfig, PrepareConfig, TextConfig, edges
 from models.decipher import Decipher, load
 from models.errors import DecipherError
+from models.families import copy_shared, from_plain, make_vision
 from training.card import card_of
 from training.config import TrainConfig
-from training.data import TrainingSet, training_set
+from training.data import IMAGES, TrainingSet, training_set
 from training.launch import launched
 from training.loop import train_stages
 from training.meter import Told
@@ -38,11 +39,13 @@ OWN = {"config.yaml", "run.json", "data.json", "metrics.jsonl", "prepared", "che
 
 @dataclass(frozen=True)
 class Source:
-    """archive: a folder or file to scan, None where only phantoms are trained on; reports, labels: tables to join."""
+    """archive: a folder or file to scan, None where only phantoms are trained on; reports, labels: tables to join; images:
+    one more archive, of which the volumes alone are taken."""
 
     archive: Path | None
     labels: Path | None = None
     reports: Path | None = None
+    images: Path | None = None
 
 
 def open_run(run: Path, config: TrainConfig, source: Source, fresh: bool) -> None:
@@ -54,6 +57,7 @@ def open_run(run: Path, config: TrainConfig, source: Source, fresh: bool) -> Non
         "config": json.loads(json.dumps(config.__dict__)),
         "archive": str(source.archive and source.archive.absolute()),
         "reports": str(source.reports and source.reports.absolute()),
+        "images": str(source.images and source.images.absolute()),
     }
     marker = run / "run.json"
     others = {p.name for p in run.iterdir()} - OWN if run.is_dir() else set()
@@ -96,7 +100,7 @@ def train(config: TrainConfig, source: Source, run: Path, progress: Progress, to
     if fabric.is_global_zero:
         making = run / ".model"
         shutil.rmtree(making, ignore_errors=True)
-        model.cpu().save(making, card_of(config, data, run))
+        model.cpu().save(making, card_of(config, data, run, model))
         shutil.rmtree(run / "model", ignore_errors=True)
         making.rename(run / "model")
     fabric.barrier()
@@ -113,19 +117,37 @@ def fresh_model(config: TrainConfig) -> Decipher:
         raise DecipherError(f"No size {config.size!r}.", f"Sizes: {', '.join(SIZES)}.")
     asked = model_shape(config)
     model = load(config.init) if config.init else Decipher(asked)
-    if config.init and _is_shaped(config) and model.config.vision != asked.vision:
+    families = model.config.vision.families
+    if config.init and _is_shaped(config) and model.config.vision != replace(asked.vision, families=families):
         raise DecipherError(
             f"The model in {config.init} is of another size than {config.size}.", "Leave out size, box and patch."
         )
+    if config.init and config.families != families and config.families:
+        _give_families(model, config)
+    elif not config.init:
+        copy_shared(model.vision)
     if config.vocabulary:
         model.text.add_words(_words(Path(config.vocabulary)))
     model.text.own = model.text.own or trains_text(config)
     return model
 
 
+def _give_families(model: Decipher, config: TrainConfig) -> None:
+    """Parts for each sequence family, begun as the plain encoder's weights."""
+    if model.config.vision.families:
+        raise DecipherError(
+            f"The model in {config.init} has {model.config.vision.families} for its sequence families, not {config.families}.",
+            "Leave out families, or start from a model without.",
+        )
+    vision = replace(model.config.vision, families=config.families)
+    made = make_vision(vision, model.config.dim)
+    made.load_state_dict(from_plain(model.vision.state_dict(), made))
+    model.vision, model.config = made, replace(model.config, vision=vision)
+
+
 def model_shape(config: TrainConfig) -> ModelConfig:
     """The ModelConfig of new weights."""
-    vision, prepare = SIZES[config.size], PrepareConfig()
+    vision, prepare = replace(SIZES[config.size], families=config.families), PrepareConfig()
     if config.patch:
         vision = replace(vision, patch=edges(_cube(config.patch)))
     if config.box:
@@ -172,11 +194,15 @@ def _prepare(config: TrainConfig, source: Source, run: Path, model: Decipher, pr
     making = Making(cache, model.config.prepare, config.seed, progress, say)
     folders: list[Path] = []
     if source.archive:
-        found = _catalogue(source, progress)
+        found = _catalogue(source.archive, source, progress)
         if set(config.stages) == {"text"}:
             folders.append(rows_shard(found.records, making))
         else:
             folders.append(archive_shard(found.root, found.records, config.variants, making))
+    if source.images:
+        found = _catalogue(source.images, Source(source.images), progress)
+        silent = found.records.with_columns(report=pl.lit(None, pl.Utf8), origin=pl.lit(IMAGES))
+        folders.append(archive_shard(found.root, silent, config.variants, making))
     if config.phantom_patients:
         folders.append(phantom_shard(config.phantom_patients, making))
     if not folders and set(config.stages) == {"text"} and config.texts:
@@ -186,16 +212,15 @@ def _prepare(config: TrainConfig, source: Source, run: Path, model: Decipher, pr
     listed.write_text(json.dumps([str(folder.absolute()) for folder in folders]))
 
 
-def _catalogue(source: Source, progress: Progress) -> LabelledCatalogue:
-    assert source.archive is not None
+def _catalogue(archive: Path, source: Source, progress: Progress) -> LabelledCatalogue:
     found = read_archive(
-        source.archive,
+        archive,
         labels=source.labels,
         reports=source.reports,
         progress=lambda done, of: progress("scan", done, of),
     )
     if not found.records.height:
-        raise DecipherError(f"No MRI series in {source.archive}.", f"See why: decipher scan {source.archive}")
+        raise DecipherError(f"No MRI series in {archive}.", f"See why: decipher scan {archive}")
     return found
 
 

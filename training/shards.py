@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from models.config import PrepareConfig
+from models.config import PrepareConfig, family_of
 from models.errors import DecipherError
 from models.prepare import Prepared
 from training.preparing import Made, patient_series, series_versions, work_through
@@ -29,7 +30,7 @@ from training.preparing import Made, patient_series, series_versions, work_throu
 COLUMNS: dict[str, Any] = {
     "series_id": pl.Utf8, "study_id": pl.Utf8, "patient_id": pl.Utf8, "path": pl.Utf8, "source": pl.Utf8,
     "redistributable": pl.Utf8, "sequence": pl.Utf8, "body_region": pl.Utf8, "plane": pl.Utf8, "contrast": pl.Utf8,
-    "age_years": pl.Float64, "sex": pl.Utf8, "diagnosis": pl.Utf8, "lesion": pl.Utf8, "report": pl.Utf8,
+    "age_years": pl.Float64, "sex": pl.Utf8, "diagnosis": pl.Utf8, "lesion": pl.Utf8, "findings": pl.Utf8, "report": pl.Utf8,
     "variant": pl.Int64, "origin": pl.Utf8,
 }  # fmt: skip
 Say = Callable[[str], None]
@@ -46,11 +47,17 @@ class Shard:
     geometry: np.ndarray
     rows: pl.DataFrame
 
+    @cached_property
+    def families(self) -> np.ndarray:
+        """int64 (n,): each row's place in FAMILIES, -1 where its sequence is unknown."""
+        return np.array([family_of(sequence) for sequence in self.rows["sequence"]], dtype=np.int64)
+
     def sample(self, row: int) -> Prepared:
         """One volume, without a batch axis."""
         pixels = torch.from_numpy(self.pixels[row].copy()).float().div_(255)[None]
         content, geometry = torch.from_numpy(self.content[row]), torch.from_numpy(self.geometry[row])
-        return Prepared(pixels, content, geometry, torch.eye(4, dtype=torch.float64))
+        family = torch.tensor(self.families[row])
+        return Prepared(pixels, content, geometry, torch.eye(4, dtype=torch.float64), family)
 
 
 def open_shard(folder: Path) -> Shard:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.decipher import Decipher
+from models.vision import VisionFeatures
 from training.captions import VALUES
 from training.compute import Compute
 from training.config import TrainConfig
@@ -32,26 +33,30 @@ class Align(nn.Module):
 
     def forward(self, batch: PairBatch, compute: Compute) -> dict[str, torch.Tensor]:
         with compute.autocast():
-            found = [self.model.vision(view, batch.geometry_known).volume for view in batch.views]
+            found = [self.model.vision(view, batch.geometry_known) for view in batch.views]
+        losses = self.terms(found, batch, compute)
+        total = torch.stack([self.weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
+        return {**losses, "loss": total, "image_only": torch.tensor(batch.image_only)}
+
+    def terms(self, found: list[VisionFeatures], batch: PairBatch, compute: Compute) -> dict[str, torch.Tensor]:
+        """Each loss by its name, from the features of the batch's views."""
+        with compute.autocast():
             texts = self.model.text(self._sentences(batch.sentences))
-        volumes = [compute.gather(v.float()) for v in found]
+        volumes = [compute.gather(f.volume.float()) for f in found]
         unit = [F.normalize(v, dim=-1) for v in volumes]
         words = F.normalize(compute.gather(texts.float()), dim=-1)
-        contrasts = [
-            many_positive_contrast(self.model.scale * v @ words.T, batch.positive, batch.negative) for v in unit
-        ]
-        losses = {"contrast": torch.stack(contrasts).mean()}
+        losses = {"contrast": torch.stack([self.contrast(self.model.scale * v @ words.T, batch) for v in unit]).mean()}
         if self.weights["heads"]:
             losses["heads"] = torch.stack([self._name(v, batch.attributes) for v in volumes]).mean()
         if self.weights["views"]:
             losses["views"] = view_contrast(unit[0], unit[1], batch.same_subject)
         if self.images is not None and batch.crops is not None:
             losses["images"] = self.images(batch.crops, compute)["loss"]
-        losses["loss"] = losses["contrast"] + sum(
-            (weight * losses[name] for name, weight in self.weights.items() if name in losses),
-            start=losses["contrast"].new_zeros(()),
-        )
         return losses
+
+    def contrast(self, logits: torch.Tensor, batch: PairBatch) -> torch.Tensor:
+        """Of one view's logits (B, T) with the texts."""
+        return many_positive_contrast(logits, batch.positive, batch.negative)
 
     def _sentences(self, texts: torch.Tensor | list[str]) -> torch.Tensor:
         """Sentence vectors (T, W): as they were computed before, or anew where the text base is trained."""
@@ -80,10 +85,11 @@ def many_positive_contrast(logits: torch.Tensor, positive: torch.Tensor, negativ
 
     Pairs that are neither positive nor negative stay out; rows or columns without both are left out.
     """
-    return (_one_way(logits, positive, negative) + _one_way(logits.T, positive.T, negative.T)) / 2
+    return (one_way_contrast(logits, positive, negative) + one_way_contrast(logits.T, positive.T, negative.T)) / 2
 
 
-def _one_way(logits: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+def one_way_contrast(logits: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+    """The mean over rows, and over the positives of each; rows without positives or negatives are left out."""
     rows = positive.any(dim=1) & negative.any(dim=1)
     if not rows.any():
         return logits.sum() * 0.0

@@ -36,17 +36,13 @@ class Text(nn.Module):
         self.bias = nn.Parameter(masked.cls.predictions.bias.detach().clone())
 
     def forward(self, batch: TokenBatch, compute: Compute) -> dict[str, torch.Tensor]:
-        """The loss has the whole batch's value on every process; its gradient is that of this process's texts, times the
-        number of processes, over which data parallelism averages."""
         hidden = batch.targets != IGNORED
         with compute.autocast():
             states = self.bert(input_ids=batch.ids, attention_mask=batch.valid.long()).last_hidden_state
             scores = F.linear(self.transform(states[hidden]), self.bert.embeddings.word_embeddings.weight, self.bias)
         mine = F.cross_entropy(scores.float(), batch.targets[hidden], reduction="sum")
-        summed, count = compute.total(torch.stack([mine.detach(), hidden.sum().to(mine.dtype)]))
-        count = count.clamp(min=1)
-        local, mean = mine * compute.world / count, summed / count
-        return {"loss": local + (mean - local).detach(), "perplexity": mean.exp()}
+        loss = compute.mean(mine, hidden.sum())
+        return {"loss": loss, "perplexity": loss.detach().exp()}
 
     def after_step(self, step: int, steps: int) -> None:
         """Nothing follows a step."""

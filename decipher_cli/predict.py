@@ -1,0 +1,202 @@
+"""Apply a detector to the studies of an archive, or a saved probe to an index.
+
+A detector is the model folder that `decipher train medmap` ends with: it fuses the series of a study and gives the
+probability of each finding. Where reports or labels say what is there, the figures follow, with 95 % intervals.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from decipher_cli.choices import AsJson, Quiet
+
+NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "accuracy"}
+if TYPE_CHECKING:
+    from training.detection import Detected, Study
+
+EXAMPLES = (
+    "decipher predict runs/medmap/model ./archive",
+    "decipher predict runs/medmap/model ./archive --reports reports.csv --json",
+    "decipher predict age-probe decipher-index --json",
+)
+
+
+def predict(
+    fitted: Annotated[Path, typer.Argument(metavar="DETECTOR|PROBE", help="Model folder with a detector, or a probe.")],
+    place: Annotated[
+        Path | None, typer.Argument(metavar="[INDEX|ARCHIVE]", help="What to predict. Default: decipher-index.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Table of labels to join.")] = None,
+    reports: Annotated[Path | None, typer.Option(help="Table of reports to join.")] = None,
+    findings: Annotated[str, typer.Option(help="Label column that holds what is there. Default: the reports.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    from decipher_cli.places import index_folder
+    from models.errors import DecipherError
+
+    target = place or index_folder(None)
+    if (fitted / "probe.json").is_file():
+        _predict_probe(fitted, target, as_json)
+    elif (fitted / "detector").is_dir():
+        _predict_studies(fitted, target, labels, reports, findings, device, as_json)
+    else:
+        raise DecipherError(
+            f"{fitted} holds neither a detector nor a probe.",
+            "Train one: decipher train medmap   or fit one: decipher probe --task COLUMN -o FOLDER",
+        )
+
+
+def _predict_studies(
+    fitted: Path, place: Path, labels: Path | None, reports: Path | None, column: str, device: str, as_json: bool
+) -> None:
+    from decipher_cli.output import progress, put_json, say
+    from index.contents import contents_of
+    from index.embed import device_for
+    from models.decipher import load
+    from training.detection import detect, studies_in
+
+    with progress() as bars:
+        contents = contents_of(place, labels, reports, lambda done, of: bars("scan", done, of))
+        for note in contents.notes:
+            say(note)
+        model = load(str(fitted), heads=True).to(device_for(device))
+        assert model.detector is not None
+        targets = model.detector.config.targets
+        studies = studies_in(contents.records)
+        _tell_series(studies)
+        detected = []
+        for one in detect(model, contents, studies, lambda done, of: bars("detect", done, of)):
+            detected.append(one)
+            for line in one.unread:
+                say(f"not read: {line}")
+            if as_json:
+                put_json(_row(one, targets))
+    figures = _figures(targets, detected, contents.records, column)
+    if as_json and figures:
+        put_json({"figures": figures})
+    if not as_json:
+        _show_studies(targets, detected)
+        _show_figures(figures)
+    say("Not a medical device: findings of a trained model, not a diagnosis.")
+
+
+def _tell_series(studies: "list[Study]") -> None:
+    from decipher_cli.output import say
+    from models.config import family_of
+
+    doubled = sum(study.left_out > 0 for study in studies)
+    if doubled:
+        say(
+            f"{doubled} of {len(studies)} studies have several series of one sequence: the one with most voxels counts."
+        )
+    unknown = sum(all(family_of(row["sequence"]) < 0 for row in study.series) for study in studies)
+    if unknown:
+        say(
+            f"{unknown} of {len(studies)} studies have no series of known sequence: the path for unknown ones is taken. "
+            "Say which it is in a column `sequence` of labels.csv."
+        )
+
+
+def _row(one: "Detected", targets: Any) -> dict[str, Any]:
+    found = one.probabilities
+    said = {} if found is None else {_name(t): round(float(p), 6) for t, p in zip(targets, found, strict=True)}
+    series = [{key: row[key] for key in ("series_id", "path", "sequence")} for row in one.study.series]
+    return {"study_id": one.study.study_id, "patient_id": one.study.patient_id, "series": series, "findings": said}
+
+
+def _name(target: Any) -> str:
+    return f"{target.organ}: {target.name}" if target.organ else str(target.name)
+
+
+def _figures(targets: Any, detected: "list[Detected]", records: Any, column: str) -> list[dict[str, Any]]:
+    """Figures of the studies whose reports or labels say what is there."""
+    import numpy as np
+
+    from training.detection import detection_figures
+    from training.study_labels import label_matrix, study_findings
+
+    told = study_findings(records, column)
+    judged = [one for one in detected if one.probabilities is not None and one.study.study_id in told]
+    if not judged:
+        return []
+    truth, known = label_matrix([told[one.study.study_id] for one in judged], targets)
+    outputs = np.stack([one.probabilities for one in judged if one.probabilities is not None])
+    who = np.array([one.study.patient_id or one.study.study_id for one in judged])
+    return detection_figures(targets, outputs, truth, known, who)
+
+
+def _show_studies(targets: Any, detected: "list[Detected]") -> None:
+    """For each finding, in how many studies it is likely, and in which it is surest."""
+    import numpy as np
+
+    from decipher_cli.output import number, paper, table
+
+    read = [one for one in detected if one.probabilities is not None]
+    shown = table("finding", "above 0.5", "mean", "surest", "study", right=("above 0.5", "mean", "surest"))
+    for place, target in enumerate(targets if read else []):
+        each = np.array([one.probabilities[place] for one in read])  # type: ignore[index]
+        surest = int(each.argmax())
+        shown.add_row(_name(target), f"{(each > 0.5).sum()} of {len(read)}", number(each.mean()), number(each[surest]),
+                      read[surest].study.series[0]["path"])  # fmt: skip
+    paper().print(shown)
+
+
+def _show_figures(figures: list[dict[str, Any]]) -> None:
+    from decipher_cli.output import paper, say, table
+
+    if not figures:
+        say("No report or label says what is there, so there are no figures: --reports CSV, or --findings COLUMN.")
+        return
+    shown = table("finding", "with", *NAMES.values(), right=("with",))
+    for row in figures:
+        values = [_interval(row["metrics"][name]) for name in NAMES]
+        shown.add_row(f"{row['organ']}: {row['finding']}", f"{row['positive']}/{row['n']}", *values)
+    paper().print(shown)
+    prior = figures[-1]["baselines"]
+    say(
+        f"95 % intervals resample patients. Without a detector: AUROC 0.5, AUPRC the share with the finding, accuracy that of "
+        f"the larger class; over the last line {prior['auprc']:.2f} and {prior['accuracy']:.2f}."
+    )
+
+
+def _interval(metric: dict[str, float]) -> str:
+    from decipher_cli.output import number
+
+    return f"{number(metric['value'])} ({number(metric['low'])}-{number(metric['high'])})"
+
+
+def _predict_probe(fitted: Path, place: Path, as_json: bool) -> None:
+    import numpy as np
+
+    from decipher_cli.output import paper, put_json, say, table
+    from index.store import Index
+    from training.saved_probe import apply_probe, check_passport, load_probe
+
+    probe, index = load_probe(fitted), Index.open(place)
+    check_passport(probe, index.passport)
+    outputs = apply_probe(probe, index.gather(np.arange(len(index))))
+    where = index.columns(["series_id", "path", "part"])
+    shown = table("series", probe.task, *(["probability"] if probe.classes else []))
+    for record, output in zip(where.iter_rows(named=True), outputs, strict=True):
+        said = _said(probe, output)
+        if as_json:
+            put_json({**record, "task": probe.task, **said})
+        else:
+            shown.add_row(
+                record["path"], *(f"{v:.2f}" if isinstance(v, float) else str(v) for v in list(said.values())[:2])
+            )
+    if not as_json:
+        paper().print(shown)
+    say(f"{len(index)} series; the probe's own figures: {fitted / 'probe.json'}")
+
+
+def _said(probe: Any, output: Any) -> dict[str, Any]:
+    """A number, or the likeliest class with its probability and those of all."""
+    if not probe.classes:
+        return {"value": round(float(output), 4)}
+    best = int(output.argmax())
+    each = {str(name): round(float(p), 6) for name, p in zip(probe.classes, output, strict=True)}
+    return {"label": str(probe.classes[best]), "probability": round(float(output[best]), 6), "probabilities": each}

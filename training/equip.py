@@ -1,0 +1,63 @@
+"""What a stage adds to the model beside its encoders: a writer of reports, a detector of findings.
+
+Decisions
+- What a head must know of the data (the pieces of reports, the findings that can be learnt) follows from the training set
+  alone, so that a resumed run makes the same heads before their weights are read.
+- A head is trained in its own stage, and stays as it is in others.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from models.decipher import Decipher
+from models.errors import DecipherError
+from models.fusion import Detector, DetectorConfig, Target
+from models.report import Writer, writer_config
+from training.config import TrainConfig
+from training.data import TrainingSet
+from training.study_labels import study_findings, targets_of
+
+Stages = Sequence[str]
+
+
+def equip(model: Decipher, data: TrainingSet, config: TrainConfig, stages: Stages) -> None:
+    """Give the model the heads of `stages`, the run's up to the present one; only the last one's is trained.
+
+    Errors: DecipherError where the data hold nothing to make one from.
+    """
+    for name in stages:
+        if name == "colipri" and config.stage(name).report_weight and model.writer is None:
+            model.writer = _writer(model, data, config.stage(name))
+        if name == "detect" and model.detector is None:
+            model.detector = _detector(model, data, config.stage(name))
+    for head, stage in ((model.writer, "colipri"), (model.detector, "detect")):
+        if head is not None:
+            head.requires_grad_(stages[-1] == stage)
+
+
+def _writer(model: Decipher, data: TrainingSet, config: TrainConfig) -> Writer:
+    reports = data.rows.filter(data.weights > 0)["report"].drop_nulls().unique().sort().to_list()
+    if not reports:
+        raise DecipherError(
+            "There is no report to learn to write.", "Bring reports with --reports CSV, or --set report_weight=0."
+        )
+    torch.manual_seed(config.seed)
+    made = writer_config(
+        reports, model.text.tokenizer, width=config.head_width, depth=config.head_depth, longest=config.report_tokens
+    )
+    return Writer(made, model.config.dim)
+
+
+def _detector(model: Decipher, data: TrainingSet, config: TrainConfig) -> Detector:
+    drawn = data.rows.filter(data.weights > 0)
+    targets = targets_of(study_findings(drawn, config.findings).values(), config.fewest_positive)
+    torch.manual_seed(config.seed)
+    detector = Detector(DetectorConfig(targets, width=config.head_width, depth=config.head_depth), model.config.dim)
+    detector.start(model.encode_texts([prompt_of(target) for target in targets]))
+    return detector
+
+
+def prompt_of(target: Target) -> str:
+    """A finding in words, as its query is begun."""
+    return f"{target.name} of the {target.organ}" if target.organ else target.name

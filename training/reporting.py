@@ -1,0 +1,121 @@
+"""Reports written of volumes, and the nearest real reports beside them.
+
+Decisions
+- The nearest report is that of the most similar volume of another patient: what a search alone would say. A written report that
+  is no better than it has learnt nothing that the vectors do not hold.
+- A volume's own report and those of its patient never count as nearest.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch.nn import functional as F
+
+from index.contents import Contents
+from index.store import Index, is_index
+from models.decipher import Decipher, load
+from models.errors import DecipherError
+from models.generate import generate
+from models.prepare import Prepared, collate, prepare
+from models.volume import Volume
+from training.report_quality import report_figures
+
+AT_ONCE = 8
+NOT_A_DEVICE = "Written by a model: not a medical device, not for diagnosis; every sentence may be wrong."
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How reports are written: beams 1 is greedy; a temperature above 0 draws, and seed says which."""
+
+    beams: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Described:
+    """text: the report; log_probability: of its tokens; vector (E,): the volume's, of unit length."""
+
+    text: str
+    log_probability: float
+    vector: np.ndarray
+
+
+def writing_model(folder: Path | None, place: Path | None) -> Decipher:
+    """The model in `folder`, else that of the index at `place`, else the one that ships, with its writer.
+
+    Errors: DecipherError where it has none.
+    """
+    name = str(folder) if folder else Index.open(place).card.get("model") if place and is_index(place) else None
+    model = load(name, heads=True)
+    if model.writer is None:
+        raise DecipherError(
+            f"The model {name or 'that ships'} does not write reports.",
+            "Train one that does: decipher train colipri   and name it with -m.",
+        )
+    return model
+
+
+@torch.inference_mode()
+def describe(model: Decipher, prepared: Sequence[Prepared], writing: Writing) -> list[Described]:
+    """A report and the vector of each volume."""
+    assert model.writer is not None
+    device, found = next(model.parameters()).device, []
+    for start in range(0, len(prepared), AT_ONCE):
+        features = model.vision(collate(list(prepared[start : start + AT_ONCE])).to(device))
+        vectors = F.normalize(features.volume.float(), dim=-1).cpu().numpy()
+        written = generate(model.writer, features, writing.beams, writing.temperature, writing.seed)
+        texts = [model.writer.text(one.tokens, model.text.tokenizer) for one in written]
+        found += [Described(t, w.log_probability, v) for t, w, v in zip(texts, written, vectors, strict=True)]
+    return found
+
+
+def evaluate_reports(
+    model: Decipher, contents: Contents, writing: Writing, most: int, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """series, patients, figures (report_quality.report_figures) of at most `most` series that have a report.
+
+    Errors: DecipherError where fewer than two patients have reports and readable series.
+    """
+    told = contents.records.filter(pl.col("report").str.strip_chars().str.len_chars() > 0)
+    chosen = np.unique(np.linspace(0, max(0, told.height - 1), min(most, told.height)).round().astype(int))
+    records = list(told[chosen].iter_rows(named=True))
+    kept, found = [], []
+    blocks = [records[start : start + AT_ONCE] for start in range(0, len(records), AT_ONCE)]
+    for number, (block, volumes) in enumerate(zip(blocks, contents.read_all(blocks), strict=True), start=1):
+        read = [
+            (row, prepare(v, model.config.prepare))
+            for row, v in zip(block, volumes, strict=True)
+            if isinstance(v, Volume)
+        ]
+        found += describe(model, [prepared for _, prepared in read], writing)
+        kept += [row for row, _ in read]
+        progress(number, len(blocks))
+    who = [row["patient_id"] or row["study_id"] for row in kept]
+    if len(set(who)) < 2:
+        raise DecipherError(
+            f"Reports of {len(set(who))} patients cannot be judged.", "Name an archive with reports, or --reports CSV."
+        )
+    vectors, real = np.stack([one.vector for one in found]), [row["report"] for row in kept]
+    nearest = [real[row] for row in nearest_reports(vectors, who, vectors, real, who)]
+    regions = [row["body_region"] for row in kept]
+    figures = report_figures([one.text for one in found], nearest, real, regions, np.array(who))
+    return {"series": len(kept), "patients": len(set(who)), "figures": figures}
+
+
+def nearest_reports(
+    queries: np.ndarray, owners: Sequence[str], pool: np.ndarray, reports: Sequence[str], pool_owners: Sequence[str]
+) -> list[int]:
+    """For each query (q, E) the row of the most similar of pool (n, E) that has another owner and a report; -1 for none."""
+    similarity = queries @ pool.T
+    silent = np.array([not text for text in reports])
+    same = np.array(owners, dtype=object)[:, None] == np.array(pool_owners, dtype=object)[None]
+    similarity[same | silent[None]] = -np.inf
+    best = similarity.argmax(axis=1)
+    return [int(b) if np.isfinite(similarity[row, b]) else -1 for row, b in enumerate(best)]
