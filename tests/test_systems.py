@@ -307,7 +307,9 @@ def test_families_begin_as_the_plain_model(kind: str, colipri: Trained, rng: np.
     grown = fresh_model(load_config("medmap", [init, f"families={kind}"])).eval()
     sample = data_of(colipri).sample(0)
     batch = collate([replace(sample, family=torch.tensor(number)) for number in (-1, 0, 3)])
-    torch.testing.assert_close(grown.encode_prepared(batch).volume, plain.encode_prepared(batch).volume, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        grown.encode_prepared(batch).volume, plain.encode_prepared(batch).volume, atol=1e-5, rtol=0
+    )
     assert grown.config.vision.families == kind
     other = "encoders" if kind == "adapters" else "adapters"
     grown.save(colipri[1].parent / kind)

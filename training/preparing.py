@@ -21,6 +21,8 @@ from models.prepare import Prepared
 
 Made = list[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]]
 """prepared volumes as a shard keeps them: pixels, content, geometry, row"""
+Kind = dict[str, Any]
+"""what is not left to chance of a digital patient, as phantom.series.make_patient takes it"""
 Progress = Callable[[int, int], None]
 
 
@@ -85,14 +87,14 @@ def series_versions(job: tuple[str, dict[str, Any], PrepareConfig, int, int]) ->
     return made
 
 
-def patient_series(job: tuple[PrepareConfig, int]) -> Made:
-    """All series of one digital patient."""
+def patient_series(job: tuple[PrepareConfig, int, Kind]) -> Made:
+    """All series of one digital patient of a kind."""
     from models.prepare import prepare
     from training.phantom.series import make_patient
 
-    config, seed = job
+    config, seed, kind = job
     made: Made = []
-    for number, series in enumerate(make_patient(seed)):
+    for number, series in enumerate(make_patient(seed, **kind)):
         row = {**series.labels, "series_id": f"phantom-{seed}-{number}", "study_id": f"phantom-{seed}",
                "patient_id": f"phantom-{seed}", "source": "phantom", "report": series.report,
                "variant": 0, "origin": "phantom"}  # fmt: skip

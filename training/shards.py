@@ -25,7 +25,7 @@ import torch
 from models.config import PrepareConfig, family_of
 from models.errors import DecipherError
 from models.prepare import Prepared
-from training.preparing import Made, patient_series, series_versions, work_through
+from training.preparing import Kind, Made, patient_series, series_versions, work_through
 
 COLUMNS: dict[str, Any] = {
     "series_id": pl.Utf8, "study_id": pl.Utf8, "patient_id": pl.Utf8, "path": pl.Utf8, "source": pl.Utf8,
@@ -107,10 +107,14 @@ def rows_shard(records: pl.DataFrame, making: Making) -> Path:
     return folder
 
 
-def phantom_shard(patients: int, making: Making) -> Path:
-    """Folder of `patients` digital patients, all the sequences of each."""
-    jobs = [(making.config, making.seed + 7919 * (number + 1)) for number in range(patients)]
-    return _shard(["phantom", _phantom_source(), patients], patient_series, jobs, MOST_SEQUENCES, making)
+def phantom_shard(patients: int, making: Making, kinds: Sequence[Kind] = ()) -> Path:
+    """Folder of `patients` digital patients, all the sequences of each; of `kinds` in turn, where they are not to be drawn."""
+    jobs = [
+        (making.config, making.seed + 7919 * (number + 1), kinds[number % len(kinds)] if kinds else {})
+        for number in range(patients)
+    ]
+    named = ["phantom", _phantom_source(), patients, *kinds]
+    return _shard(named, patient_series, jobs, MOST_SEQUENCES, making)
 
 
 def _phantom_source() -> str:

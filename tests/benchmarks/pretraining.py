@@ -10,13 +10,13 @@ runs and vectors: the same command goes on where it stopped. --curves PICTURE dr
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
+from judged import Judged, gain, value
 
 from index.labelled import read_archive
 from index.record import subjects
@@ -25,7 +25,7 @@ from models.decipher import Decipher, load
 from models.prepare import collate
 from training.config import load_config
 from training.health import hits_at
-from training.metrics import balanced_accuracy, bootstrap
+from training.metrics import balanced_accuracy
 from training.probe import fit_probe
 from training.run import Source, fresh_model, open_run, train
 from training.shards import Making, Shard, archive_shard, open_shard, phantom_shard
@@ -61,14 +61,6 @@ class Test:
     @property
     def rows(self) -> pl.DataFrame:
         return self.shard.rows
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One figure of one arm and seed: what weights (tries, n) over its witnesses give, and whose witnesses they are."""
-
-    groups: np.ndarray
-    score: Callable[[np.ndarray | None], np.ndarray | float]
 
 
 def main() -> None:
@@ -195,9 +187,7 @@ def _print_values(figures: dict, tests: list[Test], seeds: int) -> None:
 def _value(figures: dict, arm: str, test: str, name: str, seeds: int) -> str:
     if (arm, test, name, 0) not in figures:
         return "-"
-    judged = [figures[arm, test, name, seed] for seed in range(seeds)]
-    low, high = bootstrap(judged[0].groups, lambda w: np.mean([j.score(w) for j in judged], axis=0))
-    return f"{np.mean([j.score(None) for j in judged]):.2f} ({low:.2f} to {high:.2f})"
+    return value([figures[arm, test, name, seed] for seed in range(seeds)])
 
 
 def _print_contrasts(figures: dict, tests: list[Test], seeds: int) -> None:
@@ -206,14 +196,11 @@ def _print_contrasts(figures: dict, tests: list[Test], seeds: int) -> None:
         for test in tests:
             for name in (*TASKS, "report to volume recall@5"):
                 if (new, test.name, name, 0) in figures and (old, test.name, name, 0) in figures:
-                    pairs = [tuple(figures[arm, test.name, name, seed] for arm in (new, old)) for seed in range(seeds)]
-                    print(f"| {title} | {test.name} | {name} | {_gain(pairs)} |")
-
-
-def _gain(pairs: list[tuple[Judged, ...]]) -> str:
-    each = [float(a.score(None)) - float(b.score(None)) for a, b in pairs]
-    low, high = bootstrap(pairs[0][0].groups, lambda w: np.mean([a.score(w) - b.score(w) for a, b in pairs], axis=0))
-    return f"{np.mean(each):+.3f} ({low:+.3f} to {high:+.3f}) | {', '.join(f'{e:+.2f}' for e in each)}"
+                    pairs = [
+                        (figures[new, test.name, name, seed], figures[old, test.name, name, seed])
+                        for seed in range(seeds)
+                    ]
+                    print(f"| {title} | {test.name} | {name} | {gain(pairs)} |")
 
 
 def _draw_curves(out: Path, picture: Path) -> None:
