@@ -1,8 +1,8 @@
 """What the parts of MedMAP and COLIPRI bring: python tests/benchmarks/systems.py OUT [--data ARCHIVE] [--hold WORD,WORD]
 
 Trains every arm from several seeds with `decipher train`'s own code and prints Markdown. All arms see the same data: digital
-patients with two organs, five findings or none, three sequences each; as many patients without their reports, for masked
-digital patients with two organs, five findings or none, three sequences each; as many without their reports, for masked
+patients with two organs, five findings or none, three sequences each; as many without their reports, for masked
+images; and, with --data, the series of an archive but those whose `source` names a word in --hold. Judged on patients of
 other seeds, and on the series held out. Values are means over seeds; intervals are 95 % over patients, with the seeds as they
 are. OUT keeps the runs: the same command goes on where it stopped.
 """
