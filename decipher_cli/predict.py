@@ -1,7 +1,8 @@
 """Apply a detector to the studies of an archive, or a saved probe to an index.
 
 A detector is the model folder that `decipher train medmap` ends with: it fuses the series of a study and gives the
-probability of each finding. Where reports or labels say what is there, the figures follow, with 95 % intervals.
+probability of each finding. Where reports or labels say what is there, the figures follow, with 95 % intervals; studies that
+the detector was trained on flatter it.
 """
 
 from pathlib import Path
@@ -14,6 +15,7 @@ from decipher_cli.choices import AsJson, Quiet
 NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "accuracy"}
 if TYPE_CHECKING:
     from training.detection import Detected, Study
+    from training.study_labels import StudyFindings
 
 EXAMPLES = (
     "decipher predict runs/medmap/model ./archive",
@@ -56,12 +58,15 @@ def _predict_studies(
     from index.contents import contents_of
     from index.embed import device_for
     from models.decipher import load
+    from models.errors import DecipherError
     from training.detection import detect, studies_in
+    from training.study_labels import study_findings
 
     with progress() as bars:
         contents = contents_of(place, labels, reports, lambda done, of: bars("scan", done, of))
         for note in contents.notes:
             say(note)
+        told = study_findings(contents.records, column)
         model = load(str(fitted), heads=True).to(device_for(device))
         assert model.detector is not None
         targets = model.detector.config.targets
@@ -74,7 +79,9 @@ def _predict_studies(
                 say(f"not read: {line}")
             if as_json:
                 put_json(_row(one, targets))
-    figures = _figures(targets, detected, contents.records, column)
+    if all(one.probabilities is None for one in detected):
+        raise DecipherError(f"No study of {place} could be read.", f"See why: decipher scan {place} --check")
+    figures = _figures(targets, detected, told)
     if as_json and figures:
         put_json({"figures": figures})
     if not as_json:
@@ -104,21 +111,20 @@ def _row(one: "Detected", targets: Any) -> dict[str, Any]:
     found = one.probabilities
     said = {} if found is None else {_name(t): round(float(p), 6) for t, p in zip(targets, found, strict=True)}
     series = [{key: row[key] for key in ("series_id", "path", "sequence")} for row in one.study.series]
-    return {"study_id": one.study.study_id, "patient_id": one.study.patient_id, "series": series, "findings": said}
+    return {"study_id": one.study.study_id, "series": series, "findings": said}
 
 
 def _name(target: Any) -> str:
     return f"{target.organ}: {target.name}" if target.organ else str(target.name)
 
 
-def _figures(targets: Any, detected: "list[Detected]", records: Any, column: str) -> list[dict[str, Any]]:
+def _figures(targets: Any, detected: "list[Detected]", told: "dict[str, StudyFindings]") -> list[dict[str, Any]]:
     """Figures of the studies whose reports or labels say what is there."""
     import numpy as np
 
     from training.detection import detection_figures
-    from training.study_labels import label_matrix, study_findings
+    from training.study_labels import label_matrix
 
-    told = study_findings(records, column)
     judged = [one for one in detected if one.probabilities is not None and one.study.study_id in told]
     if not judged:
         return []

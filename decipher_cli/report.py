@@ -13,6 +13,7 @@ from decipher_cli.choices import AsJson, Folder, Quiet
 
 if TYPE_CHECKING:
     import numpy as np
+    import polars as pl
 
     from index.store import Index
 
@@ -35,68 +36,82 @@ def report(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
+    import numpy as np
+
     from decipher_cli.output import progress, put, put_json, say
+    from decipher_cli.places import index_folder
+    from index.catalog import root_of
     from index.reading import volume_at
+    from index.store import Index, is_index
     from models.prepare import prepare
     from training.reporting import NOT_A_DEVICE, Writing, describe, writing_model
 
-    opened = _index_of(index, model)
-    writer = writing_model(model, opened.folder if opened else None)
+    place = index_folder(index)
+    opened = Index.open(place) if index or is_index(place) else None
+    writer = writing_model(model, place)
     read = [volume_at(path.expanduser()) for path in volumes]
     prepared = [prepare(volume, writer.config.prepare) for volume, _ in read]
     with progress() as bars:
         bars("write", 0, len(prepared))
         found = describe(writer, prepared, Writing(beams, temperature, seed))
-    for path, (_, record), one in zip(volumes, read, found, strict=True):
-        near = _nearest(opened, one.vector, record["series_id"])
+    if opened and _is_of_another(opened, model):
+        say(f"{place} was encoded with another model: no nearest report is shown.")
+        opened = None
+    records = [(root_of(path.expanduser()), record) for path, (_, record) in zip(volumes, read, strict=True)]
+    nearest = _nearest(opened, records, np.stack([one.vector for one in found]))
+    for path, one, near in zip(volumes, found, nearest, strict=True):
         if as_json:
             put_json({"path": str(path), "report": one.text, "log_probability": round(one.log_probability, 4),
                       "nearest": near, "note": NOT_A_DEVICE})  # fmt: skip
         else:
             put(_page(path, one.text, near))
-    say(NOT_A_DEVICE)
+    (say if as_json else put)(NOT_A_DEVICE)
 
 
-def _index_of(folder: Path | None, model: Path | None) -> "Index | None":
-    """The index to look in; None where there is none, or none of this model."""
-    from decipher_cli.output import say
-    from decipher_cli.places import index_folder
-    from index.store import Index, is_index
+def _is_of_another(index: "Index", model: Path | None) -> bool:
+    """Whether the vectors of an index are not those of the model that writes, or no longer."""
     from models.folder import passport
 
-    place = index_folder(folder)
-    if folder is None and not is_index(place):
-        return None
-    opened = Index.open(place)
-    if model and opened.passport["hash"] != passport(str(model))["hash"]:
-        say(f"{place} was encoded with another model: no nearest report is shown.")
-        return None
-    return opened
+    name = str(model) if model else index.card.get("model")
+    return bool(index.passport["hash"] != passport(name)["hash"])
 
 
-def _nearest(index: "Index | None", vector: "np.ndarray", series_id: str) -> dict[str, Any] | None:
-    """The most similar series with a report, other than the volume itself."""
+def _nearest(
+    index: "Index | None", asked: list[tuple[Path, dict[str, Any]]], vectors: "np.ndarray"
+) -> list[dict[str, Any] | None]:
+    """For each volume, its archive's root and its record, the most similar series with the report of another patient."""
     import numpy as np
 
+    from index.record import subjects
     from training.reporting import nearest_reports
 
     if index is None or not len(index):
-        return None
-    rows = index.columns(["series_id", "path", "report", "patient_id"])
-    mine = rows.filter(rows["series_id"] == series_id)["patient_id"]
-    owners = rows["patient_id"].fill_null(rows["series_id"]).to_list()
-    owner = (mine[0] if len(mine) else None) or series_id
-    vectors = index.gather(np.arange(len(index)))
-    row = nearest_reports(vector[None], [owner], vectors, rows["report"].fill_null("").to_list(), owners)[0]
-    if row < 0:
-        return None
-    score = round(float(vectors[row] @ vector), 4)
-    return {
-        "report": rows["report"][row],
-        "series_id": rows["series_id"][row],
-        "path": rows["path"][row],
-        "score": score,
-    }
+        return [None] * len(asked)
+    rows = index.columns(["series_id", "study_id", "patient_id", "archive", "path", "report"])
+    owners, pool = subjects(rows), index.gather(np.arange(len(index)))
+    mine = [next((owners[row] for row in _rows_of(index, rows, *one)), "") for one in asked]
+    best = nearest_reports(vectors, mine, pool, rows["report"].fill_null("").to_list(), owners)
+    found: list[dict[str, Any] | None] = []
+    for vector, row in zip(vectors, best, strict=True):
+        said = rows.row(row, named=True) if row >= 0 else None
+        keys = ("report", "series_id", "path")
+        found.append(said and {**{key: said[key] for key in keys}, "score": round(float(pool[row] @ vector), 4)})
+    return found
+
+
+def _rows_of(index: "Index", rows: "pl.DataFrame", root: Path, record: dict[str, Any]) -> list[int]:
+    """The rows of an index that are a volume itself, or of its study: by the ids of DICOM, or by where a NIfTI file lies."""
+    import polars as pl
+
+    same = pl.col("series_id") == record["series_id"]
+    if record["format"] == "dicom":
+        same |= pl.col("study_id") == record["study_id"]
+    place = (root / record["path"]).resolve()
+    for name, archive in index.archives.items() if record["format"] == "nifti" else ():
+        if place.is_relative_to(archive.root.resolve()):
+            inside = str(place.relative_to(archive.root.resolve()))
+            same |= (pl.col("archive") == name) & (pl.col("path") == inside)
+    return rows.select(same.fill_null(False).arg_true()).to_series().to_list()
 
 
 def _page(path: Path, text: str, near: dict[str, Any] | None) -> str:

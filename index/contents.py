@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -14,8 +14,11 @@ from index.labels import join_labels, join_reports, load_labels, load_reports
 from index.ledger import Rejection
 from index.reading import read_volume
 from index.store import Index, is_index
+from models.config import PrepareConfig
 from models.errors import DecipherError
-from models.volume import Volume
+
+if TYPE_CHECKING:
+    from models.prepare import Prepared
 
 
 @dataclass(frozen=True)
@@ -26,19 +29,26 @@ class Contents:
     root_of: Callable[[Mapping[str, Any]], Path]
     notes: list[str]
 
-    def read(self, record: Mapping[str, Any]) -> Volume | Rejection:
-        """A record's volume, or why there is none."""
-        try:
-            return read_volume(self.root_of(record), record)
-        except Rejection as rejection:
-            return rejection
+    def prepared(self, record: Mapping[str, Any], config: PrepareConfig) -> "Prepared | str":
+        """A record's volume as an encoder takes it, or a sentence on why there is none."""
+        from models.prepare import prepare
 
-    def read_all(self, groups: list[list[dict[str, Any]]]) -> Iterator[list[Volume | Rejection]]:
+        try:
+            return prepare(read_volume(self.root_of(record), record), config)
+        except Rejection as rejection:
+            said = f"{rejection.code} {rejection.detail}".strip()
+        except DecipherError as wrong:
+            said = wrong.message
+        return f"{record['path']}: {said}"
+
+    def prepared_all(
+        self, groups: list[list[dict[str, Any]]], config: PrepareConfig
+    ) -> "Iterator[list[Prepared | str]]":
         """The volumes of each group of records in order, the next group read ahead."""
         with ThreadPoolExecutor(2) as pool:
             ahead = None
             for group in [*groups, []]:
-                now, ahead = ahead, [pool.submit(self.read, record) for record in group]
+                now, ahead = ahead, [pool.submit(self.prepared, record, config) for record in group]
                 if now is not None:
                     yield [one.result() for one in now]
 
@@ -48,7 +58,8 @@ def contents_of(
 ) -> Contents:
     """What an index or an archive holds.
 
-    Errors: DecipherError where `place` is neither, holds no series, or a table cannot be joined.
+    Errors: DecipherError where `place` is neither, holds no series, none of its archives is there, or a table cannot be
+    joined.
     """
     if not place.exists():
         raise DecipherError(
@@ -60,10 +71,29 @@ def contents_of(
             raise DecipherError(f"No MRI series in {place}.", f"See why: decipher scan {place}")
         return Contents(found.records, lambda record: found.root, found.notes)
     index = Index.open(place)
-    records, notes = index.records, []
+    records, notes = _there(index)
     for table, load, join in ((labels, load_labels, join_labels), (reports, load_reports, join_reports)):
         if table:
             joined = join(records, load(table), index.key)
             records = joined.records
             notes.append(f"{table.name}: {joined.matched} rows matched, {joined.unmatched} not")
     return Contents(records, index.root_of, notes)
+
+
+def _there(index: Index) -> tuple[pl.DataFrame, list[str]]:
+    """The records whose archives are there, and a sentence on each archive that is not."""
+    records = index.records
+    if not records.height:
+        raise DecipherError(f"{index.folder} holds no series.", f"Fill it: decipher encode ARCHIVE -i {index.folder}")
+    counts = dict(records["archive"].value_counts().iter_rows())
+    lost = {
+        name: archive.root for name, archive in index.archives.items() if name in counts and not archive.root.exists()
+    }
+    kept = records.filter(~pl.col("archive").is_in(list(lost)))
+    if not kept.height:
+        roots = ", ".join(map(str, lost.values()))
+        raise DecipherError(
+            f"The archive of {index.folder} is not there: {roots}.",
+            f"Mount it, or say where it is now: decipher encode ARCHIVE -i {index.folder}",
+        )
+    return kept, [f"{counts[name]} series are left out, since {root} is not there" for name, root in lost.items()]

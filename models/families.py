@@ -111,6 +111,8 @@ class FamilyEncoders(nn.Module):
             if number not in groups and (self.training or _is_sharded(encoder)):
                 unused.append(_zero(encoder, batch, geometry_known, masking))
         features = _in_order(found, places)
+        if self.training:  # where no loss looks at patches, all encoders still have gradients of the same weights
+            unused.append(0 * features.patches.sum())
         return replace(features, volume=features.volume + sum(unused)) if unused else features
 
     def _groups(self, family: torch.Tensor) -> dict[int, list[list[int]]]:

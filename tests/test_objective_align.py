@@ -94,7 +94,10 @@ def batch(count: int = 4) -> PairBatch:
         negative=~own,
         attributes=torch.full((count, len(VALUES)), -1),
         same_subject=own,
+        family=torch.full((count,), -1),
+        reports=torch.full((count,), -1),
         crops=None,
+        image_only=0.0,
         names=[str(n) for n in range(count)],
     )
 

@@ -15,6 +15,7 @@ from index.contents import contents_of
 from models.decipher import Decipher, load
 from models.errors import DecipherError
 from models.folder import passport
+from models.fusion import Detector, DetectorConfig
 from models.prepare import collate
 from training.compute import Compute
 from training.config import TrainConfig, load_config
@@ -28,7 +29,7 @@ from training.run import Source, fresh_model, open_run, train
 from training.shards import open_shard
 from training.studies import StudyBatches
 from training.study_labels import study_findings
-from training.written import WrittenBatches
+from training.written import WrittenBatches, _told
 
 SMALL = ["steps=2", "batch_size=8", "log_every=1", "checkpoint_every=1", "size=tiny", "variants=1", "captions=60",
          "prototypes=8", "fewest_positive=1", "head_width=48", "holdout=0"]  # fmt: skip
@@ -205,12 +206,14 @@ def test_colipri_logs_each_term_and_what_it_saw(colipri: Trained) -> None:
         whole = row["contrast"] + row["report"] + 0.5 * row["opposite"] + 0.5 * row["images"]
         assert row["loss"] == pytest.approx(whole, rel=1e-5)
         assert row["image_only"] == pytest.approx(0.25)
+        assert row["reported"] == pytest.approx(0.75), "all others have reports"
     data = data_of(colipri)
     alone = (data.rows["origin"] == IMAGES).to_numpy()
     assert (
         alone.any()
         and (data.attributes[alone] == -1).all()
         and data.rows.filter(alone)["report"].null_count() == alone.sum()
+        and data.rows.filter(alone)["diagnosis"].null_count() == alone.sum()
     )
 
 
@@ -225,7 +228,7 @@ def test_each_term_has_a_switch(preset: str, terms: set[str], colipri: Trained) 
     equip(model, data, config, ("colipri",))
     batch = WrittenBatches(data, model, stage).batch(0, Compute())
     losses = Colipri(model, stage)(batch, Compute())
-    assert set(losses) - {"loss", "contrast", "opposite", "image_only"} == terms
+    assert set(losses) - {"loss", "contrast", "opposite", "image_only", "reported"} == terms
     assert (model.writer is not None) == ("report" in terms)
     losses["loss"].backward()
     assert all(p.grad is not None for n, p in model.vision.named_parameters() if "to_volume" in n)
@@ -260,6 +263,13 @@ def test_pairs_of_findings_are_true_of_the_volume_and_of_another(colipri: Traine
     assert seen >= {(1, True), (0, False)}
 
 
+def test_what_a_report_names_without_an_opposite_is_not_absent() -> None:
+    told = _told("Findings: There may be a cyst in the liver. There is no haemorrhage in the liver.", "abdomen")
+    assert [f.opposite for f in told.findings] == ["There is no haemorrhage in the liver."]
+    assert told.named == {"cyst", "haemorrhage", "lesion", "mass"}
+    assert _told("Findings: There is no haemorrhage in the liver.", "abdomen").named == {"haemorrhage"}
+
+
 def test_reports_are_written_and_judged(
     colipri: Trained, phantom_archive: Path, decipher: Callable, tmp_path: Path
 ) -> None:
@@ -272,7 +282,12 @@ def test_reports_are_written_and_judged(
     assert set(said) == {"path", "report", "log_probability", "nearest", "note"} and said["log_probability"] < 0
     reports = pl.read_csv(phantom_archive / "reports.csv")["report"].to_list()
     assert said["nearest"]["report"] in reports and "not a medical device" in done.err.lower()
+    patient = dict(contents_of(phantom_archive).records.select("path", "patient_id").iter_rows())
+    for one in sorted((phantom_archive / "nifti").rglob("*.nii.gz"))[:2]:
+        near = json.loads(decipher("report", one, "-i", index, "--json").out)["nearest"]
+        assert patient[near["path"]] != patient[str(one.relative_to(phantom_archive))]
     assert json.loads(decipher("report", volume, "-i", index, "--beams", "2", "--json").out) == said
+    assert "not a medical device" in decipher("report", volume, "-i", index, "-q").out
     judged = json.loads(decipher("eval", "report", phantom_archive, "-m", model, "--most", "6", "--json").out)
     assert judged["series"] == 6 and [row["metric"] for row in judged["figures"]] == [
         "bleu4", "rouge_l", "meteor", "findings_f1", "negation", "side",
@@ -282,6 +297,48 @@ def test_reports_are_written_and_judged(
             assert row["gain"]["value"] == pytest.approx(row["written"]["value"] - row["nearest"]["value"])
     plain = decipher("report", volume)
     assert plain.code == 1 and "does not write reports" in plain.err and "decipher train colipri" in plain.err
+
+
+def test_what_cannot_be_read_is_told(
+    medmap: Trained, phantom_archive: Path, decipher: Callable, tmp_path: Path
+) -> None:
+    model, archive, index = medmap[1] / "model", tmp_path / "archive", tmp_path / "index"
+    shutil.copytree(phantom_archive / "nifti", archive)
+    wrong = decipher("predict", model, archive, "--findings", "tumours")
+    assert wrong.code == 1 and "No label column 'tumours'" in wrong.err and wrong.out == ""
+    numbers = decipher("predict", model, archive, "--findings", "age_years")
+    assert numbers.code == 1 and "does not hold words" in numbers.err
+    assert decipher("encode", archive, "-m", model, "-i", index).code == 0
+    files = sorted(archive.rglob("*.nii.gz"))
+    for file in files[1:]:
+        file.write_bytes(b"")
+    one = decipher("predict", model, index, "--json")
+    rows = [row for row in one.json_lines() if "findings" in row]
+    assert one.code == 0 and sum(bool(row["findings"]) for row in rows) == 1
+    assert one.err.count("not read: ") >= len(rows) - 1 and not any("patient_id" in row for row in rows)
+    files[0].write_bytes(b"")
+    none = decipher("predict", model, index)
+    assert none.code == 1 and "No study of" in none.err
+    archive.rename(tmp_path / "elsewhere")
+    moved = decipher("predict", model, index)
+    assert moved.code == 1 and f"is not there: {archive}" in moved.err
+
+
+def test_a_study_that_tells_of_no_finding_is_not_drawn(medmap: Trained) -> None:
+    data, config = data_of(medmap), replace(medmap[0].stage("detect"), batch_size=64)
+    found = study_findings(data.rows)
+    asked = next(
+        t for s in found.values() for t in sorted(s.affirmed, key=str) if not all(o.knows(t) for o in found.values())
+    )
+    model = fresh_model(medmap[0])
+    model.detector = Detector(DetectorConfig((asked,), width=48), model.config.dim)
+    assert StudyBatches(data, model, config).batch(0, Compute()).known.all()
+
+
+def test_what_a_later_stage_lacks_is_told_before_the_first(phantom_archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(DecipherError, match="No finding is in 100 studies"):
+        trained("medmap", phantom_archive, tmp_path / "run", "fewest_positive=100")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_the_passport_knows_nothing_of_heads(colipri: Trained, tmp_path: Path) -> None:

@@ -18,13 +18,10 @@ import polars as pl
 import torch
 
 from index.contents import Contents
-from index.ledger import Rejection
 from models.config import family_of
 from models.decipher import Decipher
-from models.errors import DecipherError
 from models.fusion import Target
-from models.prepare import Prepared, collate, prepare
-from models.volume import Volume
+from models.prepare import Prepared, collate
 from training.metrics import auprc, auroc, balanced_accuracy, bootstrap
 from training.objectives.detect import by_study
 
@@ -64,24 +61,12 @@ def detect(
     model: Decipher, contents: Contents, studies: Sequence[Study], progress: Callable[[int, int], None]
 ) -> Iterator[Detected]:
     """Each study through the model's detector."""
-    for done, (study, volumes) in enumerate(
-        zip(studies, contents.read_all([s.series for s in studies]), strict=True), start=1
-    ):
-        prepared, unread = _prepared(model, study, volumes)
-        yield Detected(study, study_probabilities(model, prepared) if prepared else None, unread)
+    read = contents.prepared_all([study.series for study in studies], model.config.prepare)
+    for done, (study, found) in enumerate(zip(studies, read, strict=True), start=1):
+        series = [one for one in found if not isinstance(one, str)]
+        unread = [one for one in found if isinstance(one, str)]
+        yield Detected(study, study_probabilities(model, series) if series else None, unread)
         progress(done, len(studies))
-
-
-def _prepared(model: Decipher, study: Study, volumes: Sequence[Volume | Rejection]) -> tuple[list[Prepared], list[str]]:
-    found, unread = [], []
-    for record, volume in zip(study.series, volumes, strict=True):
-        try:
-            if isinstance(volume, Rejection):
-                raise DecipherError(f"{volume.code} {volume.detail}".strip())
-            found.append(prepare(volume, model.config.prepare))
-        except DecipherError as wrong:
-            unread.append(f"{record['path']}: {wrong.message}")
-    return found, unread
 
 
 @torch.inference_mode()
@@ -119,8 +104,10 @@ def _row(
     parts = [(known[:, i], labels[known[:, i], i], outputs[known[:, i], i]) for i in of]
 
     def mean(metric: str, weights: np.ndarray | None) -> Any:
-        each = [METRICS[metric](y, p, None if weights is None else weights[..., rows]) for rows, y, p in parts]
-        return np.nanmean(np.stack([np.asarray(e, dtype=float) for e in each]), axis=0)
+        with np.errstate(invalid="ignore"):
+            each = [METRICS[metric](y, p, None if weights is None else weights[..., rows]) for rows, y, p in parts]
+            values = np.stack([np.asarray(e, dtype=float) for e in each])
+            return np.nansum(values, axis=0) / (~np.isnan(values)).sum(axis=0)
 
     metrics = {}
     for name in METRICS:

@@ -4,6 +4,7 @@ Decisions
 - What a head must know of the data (the pieces of reports, the findings that can be learnt) follows from the training set
   alone, so that a resumed run makes the same heads before their weights are read.
 - A head is trained in its own stage, and stays as it is in others.
+- What is missing for one is told before the first stage, not hours later.
 """
 
 from collections.abc import Sequence
@@ -36,22 +37,43 @@ def equip(model: Decipher, data: TrainingSet, config: TrainConfig, stages: Stage
             head.requires_grad_(stages[-1] == stage)
 
 
+def check_heads(data: TrainingSet, config: TrainConfig) -> None:
+    """DecipherError where the data hold nothing to make the head of some stage from."""
+    for name in config.stages:
+        if name == "colipri" and config.stage(name).report_weight:
+            _reports(data)
+        if name == "detect":
+            _targets(data, config.stage(name))
+
+
 def _writer(model: Decipher, data: TrainingSet, config: TrainConfig) -> Writer:
-    reports = data.rows.filter(data.weights > 0)["report"].drop_nulls().unique().sort().to_list()
-    if not reports:
-        raise DecipherError(
-            "There is no report to learn to write.", "Bring reports with --reports CSV, or --set report_weight=0."
-        )
     torch.manual_seed(config.seed)
     made = writer_config(
-        reports, model.text.tokenizer, width=config.head_width, depth=config.head_depth, longest=config.report_tokens
+        _reports(data),
+        model.text.tokenizer,
+        width=config.head_width,
+        depth=config.head_depth,
+        longest=config.report_tokens,
     )
     return Writer(made, model.config.dim)
 
 
-def _detector(model: Decipher, data: TrainingSet, config: TrainConfig) -> Detector:
+def _reports(data: TrainingSet) -> list[str]:
+    found = data.rows.filter(data.weights > 0)["report"].drop_nulls().unique().sort().to_list()
+    if not found:
+        raise DecipherError(
+            "There is no report to learn to write.", "Bring reports with --reports CSV, or --set report_weight=0."
+        )
+    return found
+
+
+def _targets(data: TrainingSet, config: TrainConfig) -> tuple[Target, ...]:
     drawn = data.rows.filter(data.weights > 0)
-    targets = targets_of(study_findings(drawn, config.findings).values(), config.fewest_positive)
+    return targets_of(study_findings(drawn, config.findings).values(), config.fewest_positive)
+
+
+def _detector(model: Decipher, data: TrainingSet, config: TrainConfig) -> Detector:
+    targets = _targets(data, config)
     torch.manual_seed(config.seed)
     detector = Detector(DetectorConfig(targets, width=config.head_width, depth=config.head_depth), model.config.dim)
     detector.start(model.encode_texts([prompt_of(target) for target in targets]))

@@ -21,8 +21,7 @@ from index.store import Index, is_index
 from models.decipher import Decipher, load
 from models.errors import DecipherError
 from models.generate import generate
-from models.prepare import Prepared, collate, prepare
-from models.volume import Volume
+from models.prepare import Prepared, collate
 from training.report_quality import report_figures
 
 AT_ONCE = 8
@@ -79,34 +78,33 @@ def describe(model: Decipher, prepared: Sequence[Prepared], writing: Writing) ->
 def evaluate_reports(
     model: Decipher, contents: Contents, writing: Writing, most: int, progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """series, patients, figures (report_quality.report_figures) of at most `most` series that have a report.
+    """series, patients, figures (report_quality.report_figures) of at most `most` series that have a report; unread: why
+    some could not be read, a sentence each.
 
     Errors: DecipherError where fewer than two patients have reports and readable series.
     """
     told = contents.records.filter(pl.col("report").str.strip_chars().str.len_chars() > 0)
     chosen = np.unique(np.linspace(0, max(0, told.height - 1), min(most, told.height)).round().astype(int))
     records = list(told[chosen].iter_rows(named=True))
-    kept, found = [], []
+    kept, found, unread = [], [], []
     blocks = [records[start : start + AT_ONCE] for start in range(0, len(records), AT_ONCE)]
-    for number, (block, volumes) in enumerate(zip(blocks, contents.read_all(blocks), strict=True), start=1):
-        read = [
-            (row, prepare(v, model.config.prepare))
-            for row, v in zip(block, volumes, strict=True)
-            if isinstance(v, Volume)
-        ]
-        found += describe(model, [prepared for _, prepared in read], writing)
-        kept += [row for row, _ in read]
+    read = contents.prepared_all(blocks, model.config.prepare)
+    for number, (block, volumes) in enumerate(zip(blocks, read, strict=True), start=1):
+        found += describe(model, [volume for volume in volumes if not isinstance(volume, str)], writing)
+        kept += [row for row, volume in zip(block, volumes, strict=True) if not isinstance(volume, str)]
+        unread += [volume for volume in volumes if isinstance(volume, str)]
         progress(number, len(blocks))
     who = [row["patient_id"] or row["study_id"] for row in kept]
     if len(set(who)) < 2:
         raise DecipherError(
-            f"Reports of {len(set(who))} patients cannot be judged.", "Name an archive with reports, or --reports CSV."
+            f"Reports of fewer than two patients cannot be judged: {len(kept)} series have one and can be read.",
+            f"Not read: {unread[0]}" if unread else "Name an archive with reports, or --reports CSV.",
         )
     vectors, real = np.stack([one.vector for one in found]), [row["report"] for row in kept]
     nearest = [real[row] for row in nearest_reports(vectors, who, vectors, real, who)]
     regions = [row["body_region"] for row in kept]
     figures = report_figures([one.text for one in found], nearest, real, regions, np.array(who))
-    return {"series": len(kept), "patients": len(set(who)), "figures": figures}
+    return {"series": len(kept), "patients": len(set(who)), "figures": figures, "unread": unread}
 
 
 def nearest_reports(

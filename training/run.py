@@ -27,14 +27,17 @@ from models.families import copy_shared, from_plain, make_vision
 from training.card import card_of
 from training.config import TrainConfig
 from training.data import IMAGES, TrainingSet, training_set
+from training.equip import check_heads
 from training.launch import launched
-from training.loop import train_stages
+from training.loop import WITH_TEXT, train_stages
 from training.meter import Told
 from training.shards import COLUMNS, Making, Say, archive_shard, open_shard, phantom_shard, rows_shard
 
 Progress = Callable[[str, int, int], None]
 OWN = {"config.yaml", "run.json", "data.json", "metrics.jsonl", "prepared", "checkpoints", "tensorboard", "model", ".model",
        "archive"}  # fmt: skip
+TOLD = ("report", "diagnosis", "lesion", "findings")
+"""columns that say what is wrong with a patient"""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def train(config: TrainConfig, source: Source, run: Path, progress: Progress, to
     fabric.barrier()
     data = _training_set(config, run)
     config = _possible(config, data, say)
+    check_heads(data, config)
     _tell(data, say)
     model = train_stages(model, data, config, run, told, fabric)
     if fabric.is_global_zero:
@@ -201,7 +205,8 @@ def _prepare(config: TrainConfig, source: Source, run: Path, model: Decipher, pr
             folders.append(archive_shard(found.root, found.records, config.variants, making))
     if source.images:
         found = _catalogue(source.images, Source(source.images), progress)
-        silent = found.records.with_columns(report=pl.lit(None, pl.Utf8), origin=pl.lit(IMAGES))
+        unknown = [pl.lit(None, pl.Utf8).alias(name) for name in TOLD]
+        silent = found.records.with_columns(*unknown, origin=pl.lit(IMAGES))
         folders.append(archive_shard(found.root, silent, config.variants, making))
     if config.phantom_patients:
         folders.append(phantom_shard(config.phantom_patients, making))
@@ -232,7 +237,7 @@ def _possible(config: TrainConfig, data: TrainingSet, say: Say) -> TrainConfig:
     """The stages that the data allow: of several, stage text is left out where there is no report."""
     if len(data.rows.filter(data.weights > 0)["report"].drop_nulls()):
         return config
-    if "align" in config.stages:
+    if set(WITH_TEXT) & set(config.stages):
         say("no reports (--reports CSV): texts are captions of what the tags say")
     if len(config.stages) == 1 or "text" not in config.stages or config.texts:
         return config

@@ -4,6 +4,7 @@ Decisions
 - A study brings at most one series of each sequence family, drawn anew each time among its series and their versions;
   some are left out at random, so that a study with fewer is nothing new. At least one stays.
 - A batch counts series, as everywhere: it holds batch_size / study_series studies.
+- Studies that can tell of none of the findings are not drawn.
 """
 
 from dataclasses import dataclass, replace
@@ -53,13 +54,15 @@ class StudyBatches:
         self.data, self.config = data, config
         found = study_findings(data.rows, config.findings)
         self.family = np.array([family_of(name) for name in data.rows["sequence"]], dtype=np.int64)
-        self.rows = {study: rows for study, rows in _rows_of(data).items() if study in found}
-        if not self.rows:
+        targets = model.detector.config.targets
+        rows = {study: rows for study, rows in _rows_of(data).items() if study in found}
+        rows = {study: of_it for study, of_it in rows.items() if any(map(found[study].knows, targets))}
+        if not rows:
             raise DecipherError("No study to train on says what it has.", "Bring reports with --reports CSV.")
-        self.labels, self.known = label_matrix([found[s] for s in self.rows], model.detector.config.targets)
-        weight = np.array([data.weights[rows].sum() for rows in self.rows.values()])
+        self.labels, self.known = label_matrix([found[study] for study in rows], targets)
+        self.members = list(rows.values())
+        weight = np.array([data.weights[of_it].sum() for of_it in self.members])
         self.weights = weight / weight.sum()
-        self.members = list(self.rows.values())
 
     def batch(self, number: int, compute: Compute) -> StudyBatch:
         """Batch `number`, this process's share."""
@@ -96,6 +99,8 @@ class StudyBatches:
 
 def _rows_of(data: TrainingSet) -> dict[str, np.ndarray]:
     """The rows of each study that may be drawn."""
-    drawn = np.flatnonzero(data.weights > 0)
-    studies = data.rows["study_id"].gather(drawn.tolist()).to_numpy()
-    return {str(study): drawn[studies == study] for study in dict.fromkeys(studies)}
+    found: dict[str, list[int]] = {}
+    for row, (study, weight) in enumerate(zip(data.rows["study_id"], data.weights, strict=True)):
+        if weight > 0:
+            found.setdefault(study, []).append(row)
+    return {study: np.array(rows) for study, rows in found.items()}

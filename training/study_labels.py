@@ -42,29 +42,33 @@ class StudyFindings:
 def study_findings(rows: pl.DataFrame, column: str = "") -> dict[str, StudyFindings]:
     """Of each study that says something; rows have study_id, body_region, and report or `column`.
 
-    Errors: DecipherError where there is no such column.
+    Errors: DecipherError where there is no such column, or none of words.
     """
     if column and column not in rows.columns:
-        raise DecipherError(f"No label column {column!r} to learn from.", f"Columns: {', '.join(rows.columns)}.")
-    source = column or "report"
-    told = rows.select("study_id", "body_region", source).unique(maintain_order=True)
+        raise DecipherError(f"No label column {column!r}.", f"Columns: {', '.join(rows.columns)}.")
+    if column and rows[column].dtype not in (pl.Utf8, pl.Null):
+        raise DecipherError(
+            f"The label column {column!r} does not hold words.", "Write what each study has, parted by ; or healthy."
+        )
+    said_of = pl.col(column or "report").cast(pl.Utf8).fill_null("").alias("said")
+    told = rows.select("study_id", "body_region", said_of).unique(maintain_order=True)
     found: dict[str, StudyFindings] = {}
     for (study,), part in told.group_by("study_id", maintain_order=True):
-        said = [row for row in part.iter_rows(named=True) if (row[source] or "").strip().lower() not in SILENT]
+        said = [row for row in part.iter_rows(named=True) if row["said"].strip().lower() not in SILENT]
         if said:
-            there = _of_column(said, column) if column else _of_reports(said)
+            there = _of_column(said) if column else _of_reports(said)
             regions = {row["body_region"] for row in part.iter_rows(named=True) if row["body_region"]}
             found[str(study)] = StudyFindings(frozenset(there), frozenset(regions))
     return found
 
 
 def _of_reports(rows: Iterable[Mapping[str, Any]]) -> set[Target]:
-    mentions = [mention for row in rows for mention in mentions_of(row["report"], row["body_region"])]
+    mentions = [mention for row in rows for mention in mentions_of(row["said"], row["body_region"])]
     return {Target(finding, organ) for organ, finding in affirmed(mentions) if organ}
 
 
-def _of_column(rows: Iterable[Mapping[str, Any]], column: str) -> set[Target]:
-    values = [(value.strip().lower(), row["body_region"] or "") for row in rows for value in row[column].split(";")]
+def _of_column(rows: Iterable[Mapping[str, Any]]) -> set[Target]:
+    values = [(value.strip().lower(), row["body_region"] or "") for row in rows for value in row["said"].split(";")]
     return {Target(value, organ) for value, organ in values if value not in NOTHING | SILENT}
 
 
@@ -83,7 +87,7 @@ def targets_of(studies: Iterable[StudyFindings], fewest: int) -> tuple[Target, .
         most = ", ".join(f"{t.organ} {t.name} ({n})" for t, n in have.most_common(3)) or "none"
         raise DecipherError(
             f"No finding is in {fewest} studies and absent from as many others (most frequent: {most}).",
-            "Bring more reports, name a label column with --set findings=COLUMN, or --set fewest_positive=3.",
+            "Bring more reports, name a label column with --set findings=COLUMN, or --set fewest_positive=1.",
         )
     return tuple(kept)
 

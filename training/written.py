@@ -18,6 +18,7 @@ from models.decipher import Decipher
 from training.compute import Compute
 from training.config import TrainConfig
 from training.data import TrainingSet, rng_of
+from training.findings import GENERAL, mentions_of
 from training.opposite import FindingSentence, finding_sentences
 from training.pairs import PairBatch, PairBatches
 from training.views import text_vectors
@@ -37,7 +38,8 @@ class WrittenBatch(PairBatch):
 
 @dataclass(frozen=True)
 class Told:
-    """What one report says: its findings, and the names of all that it mentions."""
+    """What one report says: the findings that have an opposite, and the names of all that it mentions, also where they have
+    none; whoever affirms a finding also says lesion and mass."""
 
     findings: list[FindingSentence]
     named: frozenset[str]
@@ -128,5 +130,6 @@ class WrittenBatches(PairBatches):
 
 
 def _told(report: str, region: str | None) -> Told:
-    findings = finding_sentences(report, region)
-    return Told(findings, frozenset(m.finding for f in findings for m in f.mentions))
+    mentions = mentions_of(report, region)
+    general = GENERAL if any(not m.negated for m in mentions) else ()
+    return Told(finding_sentences(report, region), frozenset([*(m.finding for m in mentions), *general]))

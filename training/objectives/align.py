@@ -22,7 +22,7 @@ from training.pairs import PairBatch
 
 class Align(nn.Module):
     """loss = contrast of volumes with texts + heads_weight * attribute heads + views_weight * contrast of two views
-    + image_weight * stage 1's loss."""
+    + image_weight * stage 1's loss. image_only, reported: shares of the batch that come for their images, and with reports."""
 
     def __init__(self, model: Decipher, config: TrainConfig) -> None:
         super().__init__()
@@ -36,7 +36,8 @@ class Align(nn.Module):
             found = [self.model.vision(view, batch.geometry_known) for view in batch.views]
         losses = self.terms(found, batch, compute)
         total = torch.stack([self.weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
-        return {**losses, "loss": total, "image_only": torch.tensor(batch.image_only)}
+        reported = (batch.reports >= 0).float().mean() * (1 - batch.image_only)
+        return {**losses, "loss": total, "image_only": torch.tensor(batch.image_only), "reported": reported}
 
     def terms(self, found: list[VisionFeatures], batch: PairBatch, compute: Compute) -> dict[str, torch.Tensor]:
         """Each loss by its name, from the features of the batch's views."""

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from models.decipher import Decipher
+from models.report import PADDING
 from models.vision import VisionFeatures
 from training.compute import Compute
 from training.config import TrainConfig
@@ -43,9 +44,9 @@ class Colipri(Align):
             logits = self.model.writer(found, batch.tokens)
         targets = batch.tokens[:, 1:]
         summed = F.cross_entropy(
-            logits[:, :-1].float().flatten(0, 1), targets.flatten(), ignore_index=0, reduction="sum"
+            logits[:, :-1].float().flatten(0, 1), targets.flatten(), ignore_index=PADDING, reduction="sum"
         )
-        return compute.mean(summed, (targets > 0).sum())
+        return compute.mean(summed, (targets != PADDING).sum())
 
     def _opposite(self, found: VisionFeatures, batch: WrittenBatch, compute: Compute) -> torch.Tensor:
         if len(batch.opposites):

@@ -29,7 +29,7 @@ class Detect(nn.Module):
             shape = (batch.count, self.series)
             logits = self.model.detector(by_study(found, batch.volumes.family, batch.study, batch.slot, shape))
         logits = compute.gather(logits.float())
-        loss = focal_loss(logits, batch.labels, batch.known, self.gamma)
+        loss = focal_loss(logits, batch.labels, batch.known, self.gamma, alpha=None)
         right = ((logits > 0) == (batch.labels > 0.5))[batch.known].float().mean()
         return {"loss": loss, "focal": loss, "accuracy": right}
 
