@@ -13,6 +13,11 @@ EXAMPLES = {
         "decipher eval report ./archive -m runs/colipri/model",
         "decipher eval report -m runs/colipri/model --json",
     ),
+    "retrieval": (
+        "decipher eval retrieval",
+        "decipher eval retrieval -i hospital-a --label diagnosis --queries 500 --json",
+    ),
+    "all": ("decipher eval all", "decipher eval all -i hospital-a -o hospital-a-measured"),
 }
 REPORT_WORDS = {
     "bleu4": "runs of one to four words that agree",
@@ -105,6 +110,8 @@ def report(
             say(note)
         loaded = writing_model(model, target)
         found = evaluate_reports(loaded, contents, Writing(beams), most, lambda done, of: bars("write", done, of))
+    for line in found["unread"]:
+        say(f"not read: {line}")
     if as_json:
         put_json(found)
     else:
@@ -135,4 +142,81 @@ def _interval(share: dict[str, float]) -> str:
     return f"{share['value']:.3f} ({share['low']:.3f} to {share['high']:.3f})"
 
 
-VERBS = (index, report)
+def retrieval(
+    index: Folder = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Default: sequence, body_region, and both together.")
+    ] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Most queries of each kind.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed, other queries.")] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """How well reports find volumes, volumes reports, and volumes each other: by label, and by patient.
+
+    recall@k is the share of queries with something relevant among the first k. A label is looked for among other
+    patients alone. Beside each figure stands what random order would give, and, where search is not exact, what search
+    finds. Intervals resample patients. Series that the model was trained on flatter it.
+    """
+    from decipher_cli.evaluated import show_retrieval
+    from decipher_cli.output import progress, put_json, say
+    from decipher_cli.places import index_folder
+    from index.store import Index
+    from training.retrieval import measure_retrieval
+
+    with progress() as bars:
+        found = measure_retrieval(Index.open(index_folder(index)), label, queries, seed, bars)
+    for note in found.notes:
+        say(note)
+    if as_json:
+        for row in found.rows:
+            put_json(row)
+    else:
+        show_retrieval(found.rows)
+
+
+def all(
+    index: Folder = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to write. Default: INDEX-eval, beside the index.")
+    ] = None,
+    queries: Annotated[int, typer.Option(min=10, help="Most queries of each kind.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed, other queries and folds.")] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Everything at once in one folder: retrieval, the index, probes with baselines, health of the vectors.
+
+    Tables as Parquet and Markdown, plots as PNG and SVG, and a README; no patient is named in it. An earlier evaluation
+    in that folder is replaced.
+    """
+    from decipher_cli.evaluated import check_folder, write
+    from decipher_cli.output import progress, put_json, say
+    from decipher_cli.places import index_folder
+    from index.store import Index
+    from training.evaluation import evaluate
+
+    opened = Index.open(index_folder(index))
+    home = opened.folder.absolute()
+    folder = output.absolute() if output else home.with_name(f"{home.name}-eval")
+    check_folder(folder)
+    with progress() as bars:
+        evaluation = evaluate(opened, queries, seed, bars)
+    files = write(evaluation, folder)
+    for sentence in evaluation.found["left_out"]:
+        say(sentence)
+    if as_json:
+        put_json({"folder": str(folder), "files": files, **evaluation.found})
+    else:
+        _show_folder(folder, files)
+
+
+def _show_folder(folder: Path, files: list[str]) -> None:
+    from decipher_cli.output import put, say
+
+    for name in files:
+        put(str(folder / name))
+    say(f"{len(files)} files. Begin with {folder / 'README.md'}")
+
+
+VERBS = (index, report, retrieval, all)
