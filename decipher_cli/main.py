@@ -16,7 +16,7 @@ from pathlib import Path
 import typer
 
 COMMANDS = ("demo", "scan", "encode", "search", "probe", "predict", "classify", "report", "train", "info")
-GROUPS = ("index", "eval")
+GROUPS = ("index", "eval", "decode")
 PACKAGES = ("models", "index", "training", "decipher_cli")
 
 app = typer.Typer(
