@@ -31,7 +31,9 @@ def predict(
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Table of labels to join.")] = None,
     reports: Annotated[Path | None, typer.Option(help="Table of reports to join.")] = None,
-    findings: Annotated[str, typer.Option(help="Label column that holds what is there. Default: the reports.")] = "",
+    findings: Annotated[
+        str | None, typer.Option(help="Label column that holds what is there. Default: what the detector learnt from.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -52,7 +54,7 @@ def predict(
 
 
 def _predict_studies(
-    fitted: Path, place: Path, labels: Path | None, reports: Path | None, column: str, device: str, as_json: bool
+    fitted: Path, place: Path, labels: Path | None, reports: Path | None, column: str | None, device: str, as_json: bool
 ) -> None:
     from decipher_cli.output import progress, put_json, say
     from index.contents import contents_of
@@ -66,10 +68,11 @@ def _predict_studies(
         contents = contents_of(place, labels, reports, lambda done, of: bars("scan", done, of))
         for note in contents.notes:
             say(note)
-        told = study_findings(contents.records, column)
         model = load(str(fitted), heads=True).to(device_for(device))
         assert model.detector is not None
-        targets = model.detector.config.targets
+        targets, learnt = model.detector.config.targets, model.detector.config.column
+        asked = learnt if column is None and learnt in contents.records.columns else column
+        told = study_findings(contents.records, asked or "")
         studies = studies_in(contents.records)
         _tell_series(studies)
         detected = []

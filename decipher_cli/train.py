@@ -16,7 +16,7 @@ from decipher_cli.choices import AsJson
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
-    from training.run import Source
+    from training.source import Source
 
 EXAMPLES = (
     "decipher train",
@@ -32,6 +32,7 @@ PHANTOM_STUDIES = 96
 def train(
     preset: Annotated[str | None, typer.Argument(help="Preset or YAML file. Default: all stages.")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Archive, or an index whose archive is meant.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Table of labels.")] = None,
     reports: Annotated[Path | None, typer.Option(help="Table of reports.")] = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="A further archive, of which only the volumes are taken.")
@@ -58,7 +59,7 @@ def train(
     from training.launch import is_first
 
     folder = output or Path("runs") / config.preset
-    source = replace(_source(config, data, reports, folder), images=images)
+    source = replace(_source(config, data, folder), labels=labels, reports=reports, images=images)
     complete = not fresh and runs.is_complete(folder)
     if is_first():
         runs.open_run(folder, config, source, fresh)
@@ -144,31 +145,31 @@ def _print_costs(config: "TrainConfig", as_json: bool) -> None:
     put(config.to_yaml().rstrip())
 
 
-def _source(config: "TrainConfig", data: Path | None, reports: Path | None, folder: Path) -> "Source":
+def _source(config: "TrainConfig", data: Path | None, folder: Path) -> "Source":
     """What to train on: as told, else the archive of the index in this folder, else a phantom archive in the run."""
     from decipher_cli.output import say
     from decipher_cli.places import index_folder
     from index.store import Index, is_index
     from models.errors import DecipherError
-    from training.run import Source
+    from training.source import Source
 
     if data is None and set(config.stages) == {"text"} and config.texts:
         return Source(None)
     asked = data or (index_folder(None) if is_index(index_folder(None)) else None)
     if asked is None:
         say(f"No index here: training on a phantom archive, {folder / 'archive'}")
-        return Source(folder / "archive", reports=reports)
+        return Source(folder / "archive")
     if not is_index(asked):
         if not asked.exists():
             raise DecipherError(f"No such archive: {asked}.", "Name a folder of DICOM or NIfTI files, or an index.")
-        return Source(asked, reports=reports)
+        return Source(asked)
     roots = [archive.root for archive in Index.open(asked).archives.values()]
     if len(roots) != 1:
         raise DecipherError(f"{len(roots)} archives feed {asked}.", "Name the one to train on: --data ARCHIVE")
     if not roots[0].exists():
         raise DecipherError(f"The archive of {asked} is not there: {roots[0]}.", "Name it with --data ARCHIVE.")
     say(f"training on {roots[0]}, the archive of {asked}")
-    return Source(roots[0], reports=reports)
+    return Source(roots[0])
 
 
 def _make_if_missing(source: "Source", folder: Path, patients: int) -> None:

@@ -32,12 +32,13 @@ class Target:
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """targets: what is detected, in the order of the logits."""
+    """targets: what is detected, in the order of the logits; column: the label column they were learnt from, '' for reports."""
 
     targets: tuple[Target, ...]
     width: int = 256
     depth: int = 2
     heads: int = 4
+    column: str = ""
 
     def __post_init__(self) -> None:
         if not self.targets or min(self.depth, self.heads) < 1 or self.width % self.heads:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from index.contents import contents_of
+from models.config import PrepareConfig
 from models.decipher import Decipher, load
 from models.errors import DecipherError
 from models.folder import passport
@@ -19,14 +20,14 @@ from models.fusion import Detector, DetectorConfig
 from models.prepare import collate
 from training.compute import Compute
 from training.config import TrainConfig, load_config
-from training.data import IMAGES, TrainingSet, training_set
+from training.data import IMAGES, TrainingSet
 from training.detection import detection_figures, studies_in
 from training.equip import equip
 from training.findings import mentions_of
 from training.objectives.colipri import Colipri
 from training.objectives.detect import Detect
-from training.run import Source, fresh_model, open_run, train
-from training.shards import open_shard
+from training.run import fresh_model, open_run, train
+from training.source import Source, data_of, prepare_data
 from training.studies import StudyBatches
 from training.study_labels import study_findings
 from training.written import WrittenBatches, _told
@@ -47,9 +48,8 @@ def trained(preset: str, archive: Path, run: Path, *settings: str, images: Path 
     return config, run
 
 
-def data_of(run: Trained) -> TrainingSet:
-    folders = json.loads((run[1] / "data.json").read_text())
-    return training_set([open_shard(Path(folder)) for folder in folders], run[0])
+def data_in(run: Trained) -> TrainingSet:
+    return data_of(*run)
 
 
 def rows_of(run: Path) -> list[dict]:
@@ -75,7 +75,7 @@ def test_medmap_leaves_a_model_and_a_detector(medmap: Trained) -> None:
     model = load(str(medmap[1] / "model"), heads=True)
     assert model.detector is not None and model.writer is None and model.config.vision.families == "adapters"
     said = {(t.organ, t.name) for t in model.detector.config.targets}
-    affirmed = study_findings(data_of(medmap).rows).values()
+    affirmed = study_findings(data_in(medmap).rows).values()
     assert said <= {(t.organ, t.name) for study in affirmed for t in study.affirmed}
     plain = load(str(medmap[1] / "model"))
     assert plain.detector is None
@@ -166,7 +166,7 @@ def test_figures_of_detection_by_hand(rng: np.random.Generator) -> None:
 
 
 def test_batches_of_studies(medmap: Trained) -> None:
-    data, config = data_of(medmap), replace(medmap[0].stage("detect"), batch_size=32)
+    data, config = data_in(medmap), replace(medmap[0].stage("detect"), batch_size=32)
     model = fresh_model(medmap[0])
     equip(model, data, medmap[0], ("families", "detect"))
     assert model.detector is not None and model.detector.queries.requires_grad
@@ -189,7 +189,7 @@ def test_batches_of_studies(medmap: Trained) -> None:
 
 
 def test_processes_share_a_batch_of_studies(medmap: Trained) -> None:
-    data, config = data_of(medmap), replace(medmap[0].stage("detect"), batch_size=16)
+    data, config = data_in(medmap), replace(medmap[0].stage("detect"), batch_size=16)
     model = fresh_model(medmap[0])
     equip(model, data, medmap[0], ("families", "detect"))
     batches = StudyBatches(data, model, config)
@@ -207,7 +207,7 @@ def test_colipri_logs_each_term_and_what_it_saw(colipri: Trained) -> None:
         assert row["loss"] == pytest.approx(whole, rel=1e-5)
         assert row["image_only"] == pytest.approx(0.25)
         assert row["reported"] == pytest.approx(0.75), "all others have reports"
-    data = data_of(colipri)
+    data = data_in(colipri)
     alone = (data.rows["origin"] == IMAGES).to_numpy()
     assert (
         alone.any()
@@ -223,7 +223,7 @@ def test_colipri_logs_each_term_and_what_it_saw(colipri: Trained) -> None:
 )
 def test_each_term_has_a_switch(preset: str, terms: set[str], colipri: Trained) -> None:
     config = load_config(preset, SMALL)
-    stage, data = config.stage("colipri"), data_of(colipri)
+    stage, data = config.stage("colipri"), data_in(colipri)
     model = fresh_model(config)
     equip(model, data, config, ("colipri",))
     batch = WrittenBatches(data, model, stage).batch(0, Compute())
@@ -237,7 +237,7 @@ def test_each_term_has_a_switch(preset: str, terms: set[str], colipri: Trained) 
 
 
 def test_pairs_of_findings_are_true_of_the_volume_and_of_another(colipri: Trained) -> None:
-    config, data = load_config("colipri", SMALL), data_of(colipri)
+    config, data = load_config("colipri", SMALL), data_in(colipri)
     stage, model = config.stage("colipri"), fresh_model(config)
     equip(model, data, config, ("colipri",))
     batches = WrittenBatches(data, model, replace(stage, batch_size=16))
@@ -325,7 +325,7 @@ def test_what_cannot_be_read_is_told(
 
 
 def test_a_study_that_tells_of_no_finding_is_not_drawn(medmap: Trained) -> None:
-    data, config = data_of(medmap), replace(medmap[0].stage("detect"), batch_size=64)
+    data, config = data_in(medmap), replace(medmap[0].stage("detect"), batch_size=64)
     found = study_findings(data.rows)
     asked = next(
         t for s in found.values() for t in sorted(s.affirmed, key=str) if not all(o.knows(t) for o in found.values())
@@ -348,7 +348,7 @@ def test_the_passport_knows_nothing_of_heads(colipri: Trained, tmp_path: Path) -
 
 
 def test_what_cannot_be_learnt_is_told(colipri: Trained) -> None:
-    data, config = data_of(colipri), load_config("colipri", SMALL)
+    data, config = data_in(colipri), load_config("colipri", SMALL)
     mute = replace(data, rows=data.rows.with_columns(report=pl.lit(None, pl.Utf8)))
     with pytest.raises(DecipherError, match="no report to learn to write"):
         equip(fresh_model(config), mute, config, ("colipri",))
@@ -362,7 +362,7 @@ def test_families_begin_as_the_plain_model(kind: str, colipri: Trained, rng: np.
     plain = load(str(colipri[1] / "model"))
     init = f"init={colipri[1] / 'model'}"
     grown = fresh_model(load_config("medmap", [init, f"families={kind}"])).eval()
-    sample = data_of(colipri).sample(0)
+    sample = data_in(colipri).sample(0)
     batch = collate([replace(sample, family=torch.tensor(number)) for number in (-1, 0, 3)])
     torch.testing.assert_close(
         grown.encode_prepared(batch).volume, plain.encode_prepared(batch).volume, atol=1e-5, rtol=0
@@ -372,3 +372,24 @@ def test_families_begin_as_the_plain_model(kind: str, colipri: Trained, rng: np.
     grown.save(colipri[1].parent / kind)
     with pytest.raises(DecipherError, match=f"has {kind} for its sequence families, not {other}"):
         fresh_model(load_config("medmap", [f"init={colipri[1].parent / kind}", f"families={other}"]))
+
+
+def test_findings_of_a_label_column_of_ones_own(phantom_archive: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    shutil.copytree(phantom_archive, archive)
+    labels = pl.read_csv(archive / "labels.csv").rename({"diagnosis": "abnormality"})
+    labels.write_csv(archive / "labels.csv")
+    config = load_config("detect", [*SMALL, "findings=abnormality"])
+    (tmp_path / "run").mkdir()
+    prepare_data(config, Source(archive), tmp_path / "run", PrepareConfig(box=(32, 32, 32)), silent, silent)
+    data = data_of(config, tmp_path / "run")
+    model = fresh_model(config)
+    equip(model, data, config, ("detect",))
+    assert model.detector is not None and model.detector.config.column == "abnormality"
+    there = set(labels["abnormality"].str.to_lowercase()) - {"healthy"}
+    assert {target.name for target in model.detector.config.targets} <= there
+    assert set(data.rows["findings"].drop_nulls()) == set(labels["abnormality"])
+    with pytest.raises(DecipherError, match="No label column 'mood'"):
+        wrong = load_config("detect", [*SMALL, "findings=mood"])
+        (tmp_path / "other").mkdir()
+        prepare_data(wrong, Source(archive), tmp_path / "other", PrepareConfig(), silent, silent)

@@ -14,7 +14,8 @@ from models.decipher import load
 from models.errors import DecipherError
 from models.folder import passport
 from training.config import TrainConfig, load_config
-from training.run import Source, fresh_model, is_complete, open_run, stage_costs, train
+from training.run import fresh_model, is_complete, open_run, stage_costs, train
+from training.source import Source
 
 SMALL = [
     "steps=2",

@@ -17,6 +17,7 @@ from models.fusion import Detector, DetectorConfig, Target
 from models.report import Writer, writer_config
 from training.config import TrainConfig
 from training.data import TrainingSet
+from training.shards import kept_as
 from training.study_labels import study_findings, targets_of
 
 Stages = Sequence[str]
@@ -69,13 +70,14 @@ def _reports(data: TrainingSet) -> list[str]:
 
 def _targets(data: TrainingSet, config: TrainConfig) -> tuple[Target, ...]:
     drawn = data.rows.filter(data.weights > 0)
-    return targets_of(study_findings(drawn, config.findings).values(), config.fewest_positive)
+    return targets_of(study_findings(drawn, kept_as(config.findings)).values(), config.fewest_positive)
 
 
 def _detector(model: Decipher, data: TrainingSet, config: TrainConfig) -> Detector:
     targets = _targets(data, config)
     torch.manual_seed(config.seed)
-    detector = Detector(DetectorConfig(targets, width=config.head_width, depth=config.head_depth), model.config.dim)
+    made = DetectorConfig(targets, width=config.head_width, depth=config.head_depth, column=config.findings)
+    detector = Detector(made, model.config.dim)
     detector.start(model.encode_texts([prompt_of(target) for target in targets]))
     return detector
 

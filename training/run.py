@@ -11,44 +11,29 @@ Decisions:
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 
-from index.labelled import LabelledCatalogue, read_archive
 from models.config import SIZES, ModelConfig, PrepareConfig, TextConfig, edges
 from models.decipher import Decipher, load
 from models.errors import DecipherError
 from models.families import copy_shared, from_plain, make_vision
 from training.card import card_of
 from training.config import TrainConfig
-from training.data import IMAGES, TrainingSet, training_set
+from training.data import TrainingSet
 from training.equip import check_heads
 from training.launch import launched
 from training.loop import WITH_TEXT, train_stages
 from training.meter import Told
-from training.shards import COLUMNS, Making, Say, archive_shard, open_shard, phantom_shard, rows_shard
+from training.shards import Say
+from training.source import Progress, Source, data_of, prepare_data
 
-Progress = Callable[[str, int, int], None]
 OWN = {"config.yaml", "run.json", "data.json", "metrics.jsonl", "prepared", "checkpoints", "tensorboard", "model", ".model",
        "archive"}  # fmt: skip
-TOLD = ("report", "diagnosis", "lesion", "findings")
-"""columns that say what is wrong with a patient"""
-
-
-@dataclass(frozen=True)
-class Source:
-    """archive: a folder or file to scan, None where only phantoms are trained on; reports, labels: tables to join; images:
-    one more archive, of which the volumes alone are taken."""
-
-    archive: Path | None
-    labels: Path | None = None
-    reports: Path | None = None
-    images: Path | None = None
 
 
 def open_run(run: Path, config: TrainConfig, source: Source, fresh: bool) -> None:
@@ -60,6 +45,7 @@ def open_run(run: Path, config: TrainConfig, source: Source, fresh: bool) -> Non
         "config": json.loads(json.dumps(config.__dict__)),
         "archive": str(source.archive and source.archive.absolute()),
         "reports": str(source.reports and source.reports.absolute()),
+        "labels": str(source.labels and source.labels.absolute()),
         "images": str(source.images and source.images.absolute()),
     }
     marker = run / "run.json"
@@ -94,9 +80,9 @@ def train(config: TrainConfig, source: Source, run: Path, progress: Progress, to
     fabric = launched(config)
     model = fresh_model(config)
     if fabric.is_global_zero:
-        _prepare(config, source, run, model, progress, say)
+        prepare_data(config, source, run, model.config.prepare, progress, say)
     fabric.barrier()
-    data = _training_set(config, run)
+    data = data_of(config, run)
     config = _possible(config, data, say)
     check_heads(data, config)
     _tell(data, say)
@@ -186,51 +172,6 @@ def _words(path: Path) -> list[str]:
         hint = "Write one word a line, in UTF-8: --set vocabulary=FILE"
         raise DecipherError(f"The words in {path} cannot be read.", hint) from wrong
     return [word.strip() for word in lines if word.strip()]
-
-
-def _prepare(config: TrainConfig, source: Source, run: Path, model: Decipher, progress: Progress, say: Say) -> None:
-    """Make the shards of a run, and name them in data.json; those of a resumed run are taken as they are."""
-    listed = run / "data.json"
-    if listed.is_file() and all(Path(folder).is_dir() for folder in json.loads(listed.read_text())):
-        return
-    cache = Path(config.cache) if config.cache else run / "prepared"
-    cache.mkdir(parents=True, exist_ok=True)
-    making = Making(cache, model.config.prepare, config.seed, progress, say)
-    folders: list[Path] = []
-    if source.archive:
-        found = _catalogue(source.archive, source, progress)
-        if set(config.stages) == {"text"}:
-            folders.append(rows_shard(found.records, making))
-        else:
-            folders.append(archive_shard(found.root, found.records, config.variants, making))
-    if source.images:
-        found = _catalogue(source.images, Source(source.images), progress)
-        unknown = [pl.lit(None, pl.Utf8).alias(name) for name in TOLD]
-        silent = found.records.with_columns(*unknown, origin=pl.lit(IMAGES))
-        folders.append(archive_shard(found.root, silent, config.variants, making))
-    if config.phantom_patients:
-        folders.append(phantom_shard(config.phantom_patients, making))
-    if not folders and set(config.stages) == {"text"} and config.texts:
-        folders.append(rows_shard(pl.DataFrame(schema=COLUMNS), making))
-    if not folders:
-        raise DecipherError("Nothing to train on.", "Name an archive with --data, or --set phantom_patients=50.")
-    listed.write_text(json.dumps([str(folder.absolute()) for folder in folders]))
-
-
-def _catalogue(archive: Path, source: Source, progress: Progress) -> LabelledCatalogue:
-    found = read_archive(
-        archive,
-        labels=source.labels,
-        reports=source.reports,
-        progress=lambda done, of: progress("scan", done, of),
-    )
-    if not found.records.height:
-        raise DecipherError(f"No MRI series in {archive}.", f"See why: decipher scan {archive}")
-    return found
-
-
-def _training_set(config: TrainConfig, run: Path) -> TrainingSet:
-    return training_set([open_shard(Path(folder)) for folder in json.loads((run / "data.json").read_text())], config)
 
 
 def _possible(config: TrainConfig, data: TrainingSet, say: Say) -> TrainConfig:

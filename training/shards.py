@@ -33,9 +33,16 @@ COLUMNS: dict[str, Any] = {
     "age_years": pl.Float64, "sex": pl.Utf8, "diagnosis": pl.Utf8, "lesion": pl.Utf8, "findings": pl.Utf8, "report": pl.Utf8,
     "variant": pl.Int64, "origin": pl.Utf8,
 }  # fmt: skip
+FINDINGS = "findings"
+"""column that keeps an archive's own label column of findings"""
 Say = Callable[[str], None]
 MOST_SEQUENCES = 8
 """series of one digital patient, at most"""
+
+
+def kept_as(column: str) -> str:
+    """Under which name shards keep a label column, '' for none."""
+    return column if not column or column in COLUMNS else FINDINGS
 
 
 @dataclass(frozen=True)

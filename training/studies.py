@@ -21,6 +21,7 @@ from training.augment import quick_variation
 from training.compute import Compute
 from training.config import TrainConfig
 from training.data import TrainingSet, generators, rng_of
+from training.shards import kept_as
 from training.study_labels import label_matrix, study_findings
 
 
@@ -52,7 +53,7 @@ class StudyBatches:
     def __init__(self, data: TrainingSet, model: Decipher, config: TrainConfig) -> None:
         assert model.detector is not None
         self.data, self.config = data, config
-        found = study_findings(data.rows, config.findings)
+        found = study_findings(data.rows, kept_as(config.findings))
         self.family = np.array([family_of(name) for name in data.rows["sequence"]], dtype=np.int64)
         targets = model.detector.config.targets
         rows = {study: rows for study, rows in _rows_of(data).items() if study in found}

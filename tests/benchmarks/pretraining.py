@@ -27,8 +27,9 @@ from training.config import load_config
 from training.health import hits_at
 from training.metrics import balanced_accuracy
 from training.probe import fit_probe
-from training.run import Source, fresh_model, open_run, train
+from training.run import fresh_model, open_run, train
 from training.shards import Making, Shard, archive_shard, open_shard, phantom_shard
+from training.source import Source
 
 TEST_SEED = 900_000
 ARMS: dict[str, tuple[str, list[str]]] = {

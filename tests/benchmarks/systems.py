@@ -32,8 +32,9 @@ from training.health import hits_at
 from training.metrics import auroc
 from training.report_scores import agreement_f1, label_agreement, text_scores
 from training.reporting import Writing, describe, nearest_reports
-from training.run import Source, open_run, train
+from training.run import open_run, train
 from training.shards import Making, Shard, archive_shard, open_shard, phantom_shard
+from training.source import Source
 
 SEQUENCES = ("T1", "T2", "DWI")
 FINDINGS = {"brain": ("brain tumour", "stroke", "multiple sclerosis"), "abdomen": ("liver cyst", "renal tumour")}
