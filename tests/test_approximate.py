@@ -1,6 +1,7 @@
 """FAISS indexes: cells found by k-means, looked through as deep as recall demands; nothing of it needs a GPU."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ class Fixed(Rows):
     """Rows in memory, as far as questions need them."""
 
     def __init__(self, vectors: np.ndarray, captions: np.ndarray) -> None:
-        super().__init__(vectors.shape[1])
+        super().__init__(vectors.shape[1], Path())
         self.held = {"vectors": vectors, "captions": captions}
 
     def __len__(self) -> int:
