@@ -190,13 +190,10 @@ def spelled(text: str) -> str:
     return _SENTENCE.sub(lambda m: m[1] + m[2].upper(), text)
 
 
-def report_loss(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each next token, end included: the mean over all tokens of the batch that are not padding; 0 where
-    there are none.
-
-    logits (B, T, V), tokens (B, T), as Writer.forward has them.
-    """
+def report_loss(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of each next token, end included: its sum over all tokens of the batch that are not padding, and how many
+    they are. logits (B, T, V), tokens (B, T), as Writer.forward has them."""
     following = tokens[:, 1:].flatten()
     said = logits[:, :-1].flatten(0, 1).float()
     total = F.cross_entropy(said, following, ignore_index=PADDING, reduction="sum")
-    return total / (following != PADDING).sum().clamp(min=1)
+    return total, (following != PADDING).sum()

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from models.decipher import Decipher
-from models.report import PADDING
+from models.report import report_loss
 from models.vision import VisionFeatures
 from training.compute import Compute
 from training.config import TrainConfig
@@ -42,11 +42,7 @@ class Colipri(Align):
         assert self.model.writer is not None
         with compute.autocast():
             logits = self.model.writer(found, batch.tokens)
-        targets = batch.tokens[:, 1:]
-        summed = F.cross_entropy(
-            logits[:, :-1].float().flatten(0, 1), targets.flatten(), ignore_index=PADDING, reduction="sum"
-        )
-        return compute.mean(summed, (targets != PADDING).sum())
+        return compute.mean(*report_loss(logits, batch.tokens))
 
     def _opposite(self, found: VisionFeatures, batch: WrittenBatch, compute: Compute) -> torch.Tensor:
         if len(batch.opposites):
