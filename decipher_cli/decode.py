@@ -85,7 +85,7 @@ def fit(
         cases = read_cases(masks, contents)
         for note in [*contents.notes, *cases.notes]:
             say(note)
-        named = lasting_name(str(model) if model else _model_of(place))
+        named = lasting_name(str(model) if model else contents.model)
         who = passport(named)
         loaded = load(named).to(device_for(device))
         fitted = fit_decoder(loaded, who, contents, cases, cache or Path(temporary), options, bars)
@@ -106,12 +106,6 @@ def _data(data: Path | None, masks: Path) -> Path:
         return data
     default = index_folder(None)
     return default if is_index(default) else masks.absolute().parent
-
-
-def _model_of(place: Path) -> str | None:
-    from index.store import Index, is_index
-
-    return Index.open(place).card.get("model") if is_index(place) else None
 
 
 def _show(report: dict[str, Any]) -> None:

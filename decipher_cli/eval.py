@@ -108,7 +108,7 @@ def report(
         contents = contents_of(target, reports=reports, progress=lambda done, of: bars("scan", done, of))
         for note in contents.notes:
             say(note)
-        loaded = writing_model(model, target)
+        loaded = writing_model(str(model) if model else contents.model)
         found = evaluate_reports(loaded, contents, Writing(beams), most, lambda done, of: bars("write", done, of))
     for line in found["unread"]:
         say(f"not read: {line}")

@@ -133,7 +133,7 @@ def _figures(targets: Any, detected: "list[Detected]", told: "dict[str, StudyFin
         return []
     truth, known = label_matrix([told[one.study.study_id] for one in judged], targets)
     outputs = np.stack([one.probabilities for one in judged if one.probabilities is not None])
-    who = np.array([one.study.patient_id or one.study.study_id for one in judged])
+    who = np.array([one.study.subject for one in judged])
     return detection_figures(targets, outputs, truth, known, who)
 
 

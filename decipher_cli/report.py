@@ -48,7 +48,7 @@ def report(
 
     place = index_folder(index)
     opened = Index.open(place) if index or is_index(place) else None
-    writer = writing_model(model, place)
+    writer = writing_model(str(model) if model else opened.card.get("model") if opened else None)
     read = [volume_at(path.expanduser()) for path in volumes]
     prepared = [prepare(volume, writer.config.prepare) for volume, _ in read]
     with progress() as bars:

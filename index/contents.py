@@ -19,22 +19,31 @@ from models.errors import DecipherError
 
 if TYPE_CHECKING:
     from models.prepare import Prepared
+    from models.volume import Volume
 
 
 @dataclass(frozen=True)
 class Contents:
-    """records: one row a series; root_of: the archive's root of a record; notes: sentences on the tables that were joined."""
+    """records: one row a series; root_of: the archive's root of a record; notes: sentences on the tables that were joined;
+    model: name of an index's encoder, None of an archive."""
 
     records: pl.DataFrame
     root_of: Callable[[Mapping[str, Any]], Path]
     notes: list[str]
+    model: str | None = None
 
     def prepared(self, record: Mapping[str, Any], config: PrepareConfig) -> "Prepared | str":
         """A record's volume as an encoder takes it, or a sentence on why there is none."""
+        read = self.read(record, config)
+        return read if isinstance(read, str) else read[1]
+
+    def read(self, record: Mapping[str, Any], config: PrepareConfig) -> "tuple[Volume, Prepared] | str":
+        """A record's volume, and as an encoder takes it, or a sentence on why there is none."""
         from models.prepare import prepare
 
         try:
-            return prepare(read_volume(self.root_of(record), record), config)
+            volume = read_volume(self.root_of(record), record)
+            return volume, prepare(volume, config)
         except Rejection as rejection:
             said = f"{rejection.code} {rejection.detail}".strip()
         except DecipherError as wrong:
@@ -77,7 +86,7 @@ def contents_of(
             joined = join(records, load(table), index.key)
             records = joined.records
             notes.append(f"{table.name}: {joined.matched} rows matched, {joined.unmatched} not")
-    return Contents(records, index.root_of, notes)
+    return Contents(records, index.root_of, notes, index.card.get("model"))
 
 
 def _there(index: Index) -> tuple[pl.DataFrame, list[str]]:

@@ -43,6 +43,7 @@ from index.segment import (
     write_segment,
 )
 from models.errors import DecipherError
+from models.folder import titled
 
 MOST_SEGMENTS = 16
 """more young ones are joined, since each costs a little at every opening"""
@@ -146,7 +147,7 @@ class Index(Rows):
         if passport.get("hash") == self.passport.get("hash") and passport.get("dim") == self.passport.get("dim"):
             return
         raise DecipherError(
-            f"The index {self.folder} was made by another encoder: {_name(self.passport)}, not {_name(passport)}.",
+            f"The index {self.folder} was made by another encoder: {titled(self.passport)}, not {titled(passport)}.",
             "Use -m with the model that made it, or -i with another folder.",
         )
 
@@ -336,10 +337,6 @@ def _read_card(folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise DecipherError(f"{folder / 'card.json'} lacks what an index says of itself.", DAMAGED) from error
     return card
-
-
-def _name(passport: Mapping[str, Any]) -> str:
-    return f"{passport.get('name', 'unnamed')} ({str(passport.get('hash', ''))[:12]})"
 
 
 def _version() -> str:

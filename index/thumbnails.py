@@ -22,6 +22,7 @@ WINDOW_PERCENTILES = (1.0, 99.5)
 GREY_STEP = 4
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PLAIN_LINE, DIFFERENCE_TO_ABOVE = 0, 2
+GREY, COLOUR = 0, 2
 
 
 def thumbnail_png(volume: Volume) -> bytes:
@@ -98,16 +99,17 @@ def stepped(grey: np.ndarray) -> np.ndarray:
     return np.minimum(steps * GREY_STEP, 255).astype(np.uint8)
 
 
-def png(grey: np.ndarray) -> bytes:
-    """A PNG file of an 8-bit greyscale image (rows, columns)."""
+def png(picture: np.ndarray) -> bytes:
+    """A PNG file of an 8-bit image: grey (rows, columns), or in colour (rows, columns, 3)."""
     from isal import isal_zlib
 
-    height, width = grey.shape
-    lines = np.empty((height, width + 1), dtype=np.uint8)
+    height, width = picture.shape[:2]
+    levels = picture.reshape(height, -1)
+    lines = np.empty((height, levels.shape[1] + 1), dtype=np.uint8)
     lines[:, 0] = DIFFERENCE_TO_ABOVE
-    lines[0, 1:] = grey[0]
-    np.subtract(grey[1:], grey[:-1], out=lines[1:, 1:])
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    lines[0, 1:] = levels[0]
+    np.subtract(levels[1:], levels[:-1], out=lines[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, COLOUR if picture.ndim == 3 else GREY, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(lines.tobytes(), 1)), (b"IEND", b""))
     return SIGNATURE + b"".join(_chunk(*chunk) for chunk in chunks)
 

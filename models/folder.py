@@ -6,6 +6,7 @@ those of the text base too, where the model holds its own: a folder `text` of th
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,8 @@ def _own_base(folder: Path, config: dict[str, Any]) -> list[Path]:
         if not path.is_file():
             raise DecipherError(f"The model in {folder} has no {TEXT}/{path.name}.", "Copy or train it again.")
     return files
+
+
+def titled(passport: Mapping[str, Any]) -> str:
+    """An encoder as people are told of it: its name and the beginning of its hash."""
+    return f"{passport.get('name', 'unnamed')} ({str(passport.get('hash', ''))[:12]})"

@@ -2,12 +2,14 @@
 
 import struct
 import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from index.thumbnails import BOX, fitted, grey_of, halved, png, resampled, save_thumbnail, stepped, thumbnail_png
 from models.volume import Volume, to_ras
@@ -56,6 +58,14 @@ def test_a_png_decodes_to_what_was_written(grey):
     np.testing.assert_array_equal(decoded(png(grey)), grey)
     np.testing.assert_array_equal(grey_of(png(grey)), grey)
     np.testing.assert_array_equal(grey_of(plain_png(grey)), grey)
+
+
+@settings(max_examples=20, deadline=None)
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3))))
+def test_a_png_in_colour_is_read_as_it_was_written(picture):
+    with Image.open(BytesIO(png(picture))) as image:
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), picture)
 
 
 def test_grey_levels_come_in_steps_of_4_and_black_and_white_stay():

@@ -18,20 +18,22 @@ import polars as pl
 import torch
 
 from index.contents import Contents
+from index.record import subjects
 from models.config import family_of
 from models.decipher import Decipher
 from models.fusion import Target
 from models.prepare import Prepared, collate
-from training.metrics import auprc, auroc, balanced_accuracy, bootstrap
+from training.metrics import auprc, auroc, balanced_accuracy, bootstrap, mean
 from training.objectives.detect import by_study
 
 
 @dataclass(frozen=True)
 class Study:
-    """series: the records that stand for a study, one a family; left_out: how many more there are."""
+    """subject: who it is about (index.record.subjects); series: the records that stand for it, one a family; left_out: how
+    many more there are."""
 
     study_id: str
-    patient_id: str | None
+    subject: str
     series: list[dict[str, Any]]
     left_out: int
 
@@ -48,12 +50,13 @@ class Detected:
 def studies_in(records: pl.DataFrame) -> list[Study]:
     """The studies of a catalogue, in its order."""
     found = []
-    for (study_id,), part in records.group_by("study_id", maintain_order=True):
+    told = records.with_columns(subject=pl.Series(subjects(records), dtype=pl.Utf8))
+    for (study_id,), part in told.group_by("study_id", maintain_order=True):
         rows = sorted(part.iter_rows(named=True), key=lambda row: -math.prod(row["shape"]))
         chosen: dict[int, dict[str, Any]] = {}
         for row in rows:
             chosen.setdefault(family_of(row["sequence"]), row)
-        found.append(Study(str(study_id), rows[0]["patient_id"], list(chosen.values()), len(rows) - len(chosen)))
+        found.append(Study(str(study_id), rows[0]["subject"], list(chosen.values()), len(rows) - len(chosen)))
     return found
 
 
@@ -103,31 +106,30 @@ def _row(
 ) -> dict[str, Any]:
     parts = [(known[:, i], labels[known[:, i], i], outputs[known[:, i], i]) for i in of]
 
-    def mean(metric: str, weights: np.ndarray | None) -> Any:
+    def over(metric: str, weights: np.ndarray | None) -> Any:
         with np.errstate(invalid="ignore"):
             each = [METRICS[metric](y, p, None if weights is None else weights[..., rows]) for rows, y, p in parts]
             values = np.stack([np.asarray(e, dtype=float) for e in each])
             return np.nansum(values, axis=0) / (~np.isnan(values)).sum(axis=0)
 
-    metrics = {}
+    found = {}
     for name in METRICS:
-        low, high = bootstrap(who, partial(mean, name))
-        metrics[name] = {"value": float(mean(name, None)), "low": low, "high": high}
+        low, high = bootstrap(who, partial(over, name))
+        found[name] = {"value": float(over(name, None)), "low": low, "high": high}
     shares = [float(y.mean()) for _, y, _ in parts]
     return {
         "organ": organ,
         "finding": finding,
         "n": int(known[:, of].any(axis=1).sum()),
         "positive": int((labels * known)[:, of].any(axis=1).sum()),
-        "metrics": metrics,
+        "metrics": found,
         "baselines": {"auroc": 0.5, "auprc": float(np.mean(shares)), "balanced_accuracy": 0.5,
                       "accuracy": float(np.mean([max(s, 1 - s) for s in shares]))},
     }  # fmt: skip
 
 
 def _accuracy(truth: np.ndarray, graded: np.ndarray, weights: np.ndarray | None = None) -> Any:
-    right = ((graded > 0.5) == (truth > 0.5)).astype(float)
-    return right.mean() if weights is None else weights @ right / weights.sum(axis=-1)
+    return mean(((graded > 0.5) == (truth > 0.5)).astype(float), weights)
 
 
 def _balanced(truth: np.ndarray, graded: np.ndarray, weights: np.ndarray | None = None) -> Any:

@@ -8,8 +8,6 @@ Decisions:
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from models.decipher import Decipher
 from models.errors import DecipherError
 from models.prepare import Prepared, collate
 from training.masks import Case
+from training.once import made_once
 from training.regrid import shares_in_box
 
 AT_ONCE = 4
@@ -87,17 +86,7 @@ def targets_of(features: Features, cases: Sequence[Case], cache: Path, progress:
 
 def _made(cache: Path, kind: str, key: list[Any], write: Callable[[Path], None]) -> Path:
     name = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=8).hexdigest()
-    folder = cache / f"{kind}-{name}"
-    if not folder.is_dir():
-        part = cache / f".{folder.name}.{os.getpid()}"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        try:
-            write(part)
-            part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return folder
+    return made_once(cache / f"{kind}-{name}", write)
 
 
 def _encode(

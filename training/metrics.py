@@ -55,6 +55,11 @@ def auprc(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = No
     return _shaped(_by_class(_auprc, truth, scores, _weights(weights, len(truth))), weights)
 
 
+def mean(values: np.ndarray, weights: np.ndarray | None = None) -> Score:
+    """Mean of values (n,)."""
+    return _shaped(_mean(values, _weights(weights, len(values))), weights)
+
+
 def mae(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None) -> Score:
     """Mean absolute error of predicted (n,) in the unit of truth (n,)."""
     return _shaped(_mean(np.abs(predicted - truth), _weights(weights, len(truth))), weights)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from training.metrics import Score, bootstrap
+from training.metrics import Score, bootstrap, mean
 from training.report_scores import agreement_f1, agreement_share, label_agreement, text_scores
 
 Measured = dict[str, Callable[[np.ndarray | None], Score]]
@@ -36,15 +36,11 @@ def report_figures(
 
 def _measured(texts: Sequence[str], real: Sequence[str], regions: Sequence[str | None]) -> Measured:
     counts = label_agreement(texts, real, regions)
-    found: Measured = {name: partial(_mean, values) for name, values in text_scores(texts, real).items()}
+    found: Measured = {name: partial(mean, values) for name, values in text_scores(texts, real).items()}
     found["findings_f1"] = partial(agreement_f1, counts)
     found["negation"] = partial(agreement_share, counts, "denied")
     found["side"] = partial(agreement_share, counts, "side")
     return found
-
-
-def _mean(values: np.ndarray, weights: np.ndarray | None = None) -> Score:
-    return float(values.mean()) if weights is None else weights @ values / weights.sum(axis=-1)
 
 
 def _difference(first: Callable[..., Score], second: Callable[..., Score], weights: np.ndarray | None = None) -> Score:

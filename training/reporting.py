@@ -8,7 +8,6 @@ Decisions
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from index.contents import Contents
-from index.store import Index, is_index
+from index.record import subjects
 from models.decipher import Decipher, load
 from models.errors import DecipherError
 from models.generate import generate
@@ -46,12 +45,11 @@ class Described:
     vector: np.ndarray
 
 
-def writing_model(folder: Path | None, place: Path | None) -> Decipher:
-    """The model in `folder`, else that of the index at `place`, else the one that ships, with its writer.
+def writing_model(name: str | None) -> Decipher:
+    """The model of a folder or a name, else the one that ships, with its writer.
 
     Errors: DecipherError where it has none.
     """
-    name = str(folder) if folder else Index.open(place).card.get("model") if place and is_index(place) else None
     model = load(name, heads=True)
     if model.writer is None:
         raise DecipherError(
@@ -85,6 +83,7 @@ def evaluate_reports(
     """
     told = contents.records.filter(pl.col("report").str.strip_chars().str.len_chars() > 0)
     chosen = np.unique(np.linspace(0, max(0, told.height - 1), min(most, told.height)).round().astype(int))
+    told = told.with_columns(subject=pl.Series(subjects(told), dtype=pl.Utf8))
     records = list(told[chosen].iter_rows(named=True))
     kept, found, unread = [], [], []
     blocks = [records[start : start + AT_ONCE] for start in range(0, len(records), AT_ONCE)]
@@ -94,7 +93,7 @@ def evaluate_reports(
         kept += [row for row, volume in zip(block, volumes, strict=True) if not isinstance(volume, str)]
         unread += [volume for volume in volumes if isinstance(volume, str)]
         progress(number, len(blocks))
-    who = [row["patient_id"] or row["study_id"] for row in kept]
+    who = [row["subject"] for row in kept]
     if len(set(who)) < 2:
         raise DecipherError(
             f"Reports of fewer than two patients cannot be judged: {len(kept)} series have one and can be read.",

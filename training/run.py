@@ -5,7 +5,6 @@
 Decisions:
 - A run folder belongs to one configuration and one archive from its first logged step; the same command in it resumes,
   another is refused, `fresh` begins again. The model folder appears whole at the end.
-- The prepared volumes of a run are named in data.json: a resumed run takes them as they are, and scans nothing.
 - Where there are several processes the first one prepares and writes, and the others wait.
 """
 

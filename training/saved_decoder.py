@@ -15,6 +15,7 @@ from typing import Any
 
 from models.decoder import Decoder, DecoderConfig
 from models.errors import DecipherError
+from models.folder import titled
 from training.decode import Fit
 
 FORMAT = "decipher-decoder-1"
@@ -90,10 +91,6 @@ def check_encoder(saved: SavedDecoder, passport: dict[str, Any]) -> None:
     """Errors: DecipherError unless the encoder with `passport` is the one that the decoder was fitted on."""
     if any(saved.passport.get(key) != passport.get(key) for key in ("hash", "dim", "prepare")):
         raise DecipherError(
-            f"The decoder was fitted on {_titled(saved.passport)}; this is {_titled(passport)}.",
+            f"The decoder was fitted on model {titled(saved.passport)}; this is model {titled(passport)}.",
             "Name its model with -m, or fit the decoder again on this one.",
         )
-
-
-def _titled(passport: dict[str, Any]) -> str:
-    return f"model {passport.get('name', '?')} ({str(passport.get('hash', '?'))[:12]})"

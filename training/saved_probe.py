@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from models.errors import DecipherError
+from models.folder import titled
 from training.heads import activated
 from training.probe import Probe, ProbeResult
 
@@ -68,13 +69,9 @@ def check_passport(probe: Probe, passport: dict[str, Any]) -> None:
     differing = [key for key in probe.passport.keys() | passport.keys() if probe.passport.get(key) != passport.get(key)]
     if set(differing) - {"name", "version"}:
         raise DecipherError(
-            f"The probe was fitted on vectors of {_titled(probe.passport)}; these are of {_titled(passport)}.",
+            f"The probe was fitted on vectors of model {titled(probe.passport)}; these are of model {titled(passport)}.",
             "fit the probe again on this index, or encode the archive with the probe's model",
         )
-
-
-def _titled(passport: dict[str, Any]) -> str:
-    return f"model {passport.get('name', '?')} ({str(passport.get('hash', '?'))[:12]})"
 
 
 def apply_probe(probe: Probe, vectors: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ Decisions:
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,24 @@ import torch
 
 from index.catalog import root_of
 from index.contents import Contents, contents_of
-from index.ledger import Rejection
-from index.reading import read_volume, volume_at
+from index.reading import volume_at
 from index.record import SCHEMA
 from index.segment import replace_file
 from index.writing import write_mask
 from models.decipher import Decipher
 from models.decoder import inside
 from models.errors import DecipherError
-from models.prepare import Prepared, collate, prepare
+from models.prepare import Prepared, collate
 from models.volume import Volume
+from training.loader import ahead
 from training.overlap import boxes_in, components, without_strays
 from training.regrid import to_volume
 from training.saved_decoder import SavedDecoder
 from training.sheet import MOST, sheet_png, tile_of
 
 TABLE, SHEET = "volumes.csv", "sheet.png"
-COLUMNS = {"tile": pl.Int64, "series_id": pl.String, "patient_id": pl.String, "path": pl.String, "label": pl.String,
+COLUMNS = {"tile": pl.Int64, "series_id": pl.String, "path": pl.String, "label": pl.String,
            "volume_ml": pl.Float64, "components": pl.Int64, "mask": pl.String}  # fmt: skip
-Ready = tuple[Volume, Prepared] | str
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,8 @@ def segment(
     work = [(one, record) for one in places for record in one.records.iter_rows(named=True)]
     rows: list[dict[str, Any]] = []
     tiles: list[np.ndarray] = []
-    for done, ((contents, record), ready) in enumerate(zip(work, _read_ahead(work, model), strict=True), start=1):
+    read = ahead(lambda n: work[n][0].read(work[n][1], model.config.prepare), range(len(work)), 1)
+    for done, ((contents, record), ready) in enumerate(zip(work, read, strict=True), start=1):
         progress(done, len(work))
         if isinstance(ready, str):
             yield Result({}, ready)
@@ -127,30 +126,10 @@ def masks_of(
     return found
 
 
-def _read_ahead(work: Sequence[tuple[Contents, dict[str, Any]]], model: Decipher) -> Iterator[Ready]:
-    """Each record's volume, and as the encoder takes it, or why there is none; the next is read meanwhile."""
-
-    def ready(contents: Contents, record: Mapping[str, Any]) -> Ready:
-        try:
-            volume = read_volume(contents.root_of(record), record)
-            return volume, prepare(volume, model.config.prepare)
-        except Rejection as rejection:
-            return f"{record['path']}: {rejection}"
-        except DecipherError as wrong:
-            return f"{record['path']}: {wrong.message}"
-
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(ready, *work[0]) if work else None
-        for following in [*work[1:], None]:
-            now, ahead = ahead, pool.submit(ready, *following) if following else None
-            if now is not None:
-                yield now.result()
-
-
 def _row(record: Mapping[str, Any], label: str, found: np.ndarray, volume: Volume) -> dict[str, Any]:
     voxel_ml = abs(float(np.linalg.det(volume.affine_mm[:3, :3]))) / 1000
     return {
-        "tile": 0, "series_id": record["series_id"], "patient_id": record["patient_id"], "path": record["path"],
+        "tile": 0, "series_id": record["series_id"], "path": record["path"],
         "label": label, "volume_ml": round(float(found.sum()) * voxel_ml, 4), "components": components(found)[1],
     }  # fmt: skip
 

@@ -10,7 +10,6 @@ Decisions:
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ import torch
 from models.config import PrepareConfig, family_of
 from models.errors import DecipherError
 from models.prepare import Prepared
+from training.once import made_once
 from training.preparing import Kind, Made, patient_series, series_versions, work_through
 
 COLUMNS: dict[str, Any] = {
@@ -134,15 +134,13 @@ def _shard(named: list[Any], work: Callable[[Any], Made], jobs: Sequence[Any], v
     kind = named[0]
     whole = json.dumps([*named, making.seed, asdict(making.config)], sort_keys=True, default=str)
     folder = making.cache / f"{kind}-{hashlib.blake2b(whole.encode(), digest_size=8).hexdigest()}"
-    if not folder.is_dir():
-        part = making.cache / f".{folder.name}.{os.getpid()}"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+
+    def write(part: Path) -> None:
         _tell_size(kind, len(jobs) * versions, making)
         parts = work_through(work, jobs, lambda done, of: making.progress(f"prepare {kind}", done, of))
         _write(part, parts, len(jobs) * versions)
-        part.rename(folder)
-    return folder
+
+    return made_once(folder, write)
 
 
 def _tell_size(kind: str, most: int, making: Making) -> None:

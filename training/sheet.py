@@ -1,16 +1,14 @@
 """A sheet of pictures: of each series the slice that shows most of what was found, its outline in colour.
 
 Decisions: the slice lies across the axis of the thickest voxels, as it was acquired, and is shown as radiologists expect
-(see index.thumbnails). PNG is written here, as there, but in colour.
+(see index.thumbnails).
 """
 
-import struct
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from index.thumbnails import SIGNATURE, fitted, windowed
+from index.thumbnails import fitted, png, windowed
 from models.volume import Volume
 
 TILE = 192
@@ -57,15 +55,4 @@ def sheet_png(tiles: Sequence[np.ndarray]) -> bytes:
     for number, tile in enumerate(tiles):
         down, right = divmod(number, ACROSS)
         whole[down * TILE : (down + 1) * TILE, right * TILE : (right + 1) * TILE] = tile
-    return _png(whole)
-
-
-def _png(picture: np.ndarray) -> bytes:
-    height, width, _ = picture.shape
-    lines = np.zeros((height, 1 + 3 * width), np.uint8)
-    lines[:, 1:] = picture.reshape(height, 3 * width)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b""))
-    return SIGNATURE + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
-    )
+    return png(whole)

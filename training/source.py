@@ -19,6 +19,7 @@ from models.errors import DecipherError
 from training.config import TrainConfig
 from training.data import IMAGES, TrainingSet, training_set
 from training.shards import COLUMNS, FINDINGS, Making, Say, archive_shard, open_shard, phantom_shard, rows_shard
+from training.study_labels import check_column
 
 Progress = Callable[[str, int, int], None]
 TOLD = ("report", "diagnosis", "lesion", "findings")
@@ -88,12 +89,7 @@ def _with_findings(records: pl.DataFrame, config: TrainConfig) -> pl.DataFrame:
     column = config.stage("detect").findings
     if not column or column in COLUMNS:
         return records
-    if column not in records.columns:
-        raise DecipherError(f"No label column {column!r}.", f"Columns: {', '.join(records.columns)}.")
-    if records[column].dtype not in (pl.Utf8, pl.Null):
-        raise DecipherError(
-            f"The label column {column!r} does not hold words.", "Write what each study has, parted by ; or healthy."
-        )
+    check_column(records, column)
     return records.with_columns(pl.col(column).alias(FINDINGS))
 
 

@@ -12,6 +12,7 @@ Decisions
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import polars as pl
 
 from models.errors import DecipherError
 from models.fusion import Target
-from training.findings import GENERAL, REGION_OF_ORGAN, affirmed, mentions_of
+from training.findings import GENERAL, REGION_OF_ORGAN, Mention, affirmed, mentions_of
 
 NOTHING = {"healthy", "none", "no", "normal"}
 SILENT = {"unknown", "n/a", "na", ""}
@@ -44,12 +45,8 @@ def study_findings(rows: pl.DataFrame, column: str = "") -> dict[str, StudyFindi
 
     Errors: DecipherError where there is no such column, or none of words.
     """
-    if column and column not in rows.columns:
-        raise DecipherError(f"No label column {column!r}.", f"Columns: {', '.join(rows.columns)}.")
-    if column and rows[column].dtype not in (pl.Utf8, pl.Null):
-        raise DecipherError(
-            f"The label column {column!r} does not hold words.", "Write what each study has, parted by ; or healthy."
-        )
+    if column:
+        check_column(rows, column)
     said_of = pl.col(column or "report").cast(pl.Utf8).fill_null("").alias("said")
     told = rows.select("study_id", "body_region", said_of).unique(maintain_order=True)
     found: dict[str, StudyFindings] = {}
@@ -62,9 +59,25 @@ def study_findings(rows: pl.DataFrame, column: str = "") -> dict[str, StudyFindi
     return found
 
 
+def check_column(rows: pl.DataFrame, column: str) -> None:
+    """DecipherError unless rows have the label column, and it holds words."""
+    if column not in rows.columns:
+        raise DecipherError(f"No label column {column!r}.", f"Columns: {', '.join(rows.columns)}.")
+    if rows[column].dtype not in (pl.Utf8, pl.Null):
+        raise DecipherError(
+            f"The label column {column!r} does not hold words.", "Write what each study has, parted by ; or healthy."
+        )
+
+
 def _of_reports(rows: Iterable[Mapping[str, Any]]) -> set[Target]:
-    mentions = [mention for row in rows for mention in mentions_of(row["said"], row["body_region"])]
+    mentions = [mention for row in rows for mention in _mentions(row["said"], row["body_region"])]
     return {Target(finding, organ) for organ, finding in affirmed(mentions) if organ}
+
+
+@lru_cache(maxsize=65536)
+def _mentions(report: str, region: str | None) -> tuple[Mention, ...]:
+    """mentions_of, kept: a run asks for the labels of its studies before its stages, for the detector and for its batches."""
+    return tuple(mentions_of(report, region))
 
 
 def _of_column(rows: Iterable[Mapping[str, Any]]) -> set[Target]:

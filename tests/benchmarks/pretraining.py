@@ -10,25 +10,17 @@ runs and vectors: the same command goes on where it stopped. --curves PICTURE dr
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
-import torch
-from judged import Judged, gain, value
+from judged import Judged, Test, arguments, gain, left_out, making, retrieval, value
 
-from index.labelled import read_archive
-from index.record import subjects
-from models.config import PrepareConfig
 from models.decipher import Decipher, load
-from models.prepare import collate
 from training.config import load_config
-from training.health import hits_at
 from training.metrics import balanced_accuracy
 from training.probe import fit_probe
 from training.run import fresh_model, open_run, train
-from training.shards import Making, Shard, archive_shard, open_shard, phantom_shard
+from training.shards import open_shard, phantom_shard
 from training.source import Source
 
 TEST_SEED = 900_000
@@ -51,25 +43,14 @@ CONTRASTS = [
 TASKS = {"probe of sequence": "sequence", "probe of region": "body_region", "probe of lesion": "lesion"}
 
 
-@dataclass(frozen=True)
-class Test:
-    """Volumes that no arm saw, and what is true of them."""
-
-    name: str
-    shard: Shard
-    groups: np.ndarray
-
-    @property
-    def rows(self) -> pl.DataFrame:
-        return self.shard.rows
-
-
 def main() -> None:
-    asked = _arguments()
+    parser = arguments(__doc__, 120, 60)
+    parser.add_argument("--curves", type=Path)
+    asked = parser.parse_args()
     out = asked.out.absolute()
-    tests = [_phantoms(out, asked.test_patients)]
+    tests = [Test("phantom", open_shard(phantom_shard(asked.test_patients, making(out, TEST_SEED))))]
     if asked.data:
-        tests.append(_left_out(out, asked.data, asked.hold))
+        tests.append(left_out(asked.data, asked.hold, making(out, TEST_SEED)))
     figures: dict[tuple[str, str, str, int], Judged] = {}
     for seed in range(asked.seeds):
         for arm in ARMS:
@@ -81,19 +62,6 @@ def main() -> None:
     _print_contrasts(figures, tests, asked.seeds)
     if asked.curves:
         _draw_curves(out, asked.curves)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--hold", default="")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--patients", type=int, default=120)
-    parser.add_argument("--test-patients", type=int, default=60)
-    parser.add_argument("--set", dest="settings", action="append", default=[], help="KEY=VALUE for all arms")
-    parser.add_argument("--curves", type=Path)
-    return parser.parse_args()
 
 
 def _model(arm: str, seed: int, asked: argparse.Namespace, out: Path) -> Decipher:
@@ -118,39 +86,12 @@ def _folder(out: Path, arm: str, seed: int) -> Path:
     return out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
-def _making(out: Path) -> Making:
-    return Making(out / "shards", PrepareConfig(), TEST_SEED, lambda *_: None, lambda text: None)
-
-
-def _phantoms(out: Path, patients: int) -> Test:
-    shard = open_shard(phantom_shard(patients, _making(out)))
-    return Test("phantom", shard, np.array(subjects(shard.rows)))
-
-
-def _left_out(out: Path, data: Path, hold: str) -> Test:
-    words = [word.strip() for word in hold.split(",") if word.strip()]
-    found = read_archive(data)
-    place = (pl.col("source").fill_null("") + " " + pl.col("path")).str
-    records = found.records.filter(pl.any_horizontal([place.contains(word, literal=True) for word in words]))
-    shard = open_shard(archive_shard(found.root, records, 1, _making(out)))
-    return Test("left-out sources", shard, np.array(subjects(shard.rows)))
-
-
 def _judge(test: Test, model: Decipher, with_text: bool) -> dict[str, Judged]:
-    vectors = _vectors(test.shard, model)
+    vectors = test.vectors(model)
     found = {name: _probe(test, vectors, column) for name, column in TASKS.items()}
     if with_text:
-        found["report to volume recall@5"] = _retrieval(test, vectors, model)
+        found["report to volume recall@5"] = retrieval(test, vectors, model)
     return {name: judged for name, judged in found.items() if judged is not None}
-
-
-def _vectors(shard: Shard, model: Decipher) -> np.ndarray:
-    count = shard.rows.height
-    parts = [
-        model.encode_prepared(collate([shard.sample(i) for i in range(start, min(start + 8, count))])).volume
-        for start in range(0, count, 8)
-    ]
-    return torch.cat(parts).numpy().astype(np.float64)
 
 
 def _probe(test: Test, vectors: np.ndarray, column: str) -> Judged | None:
@@ -163,15 +104,6 @@ def _probe(test: Test, vectors: np.ndarray, column: str) -> Judged | None:
     names = np.array([cleaned[row] for row in result.rows])
     said = np.array(result.classes)[result.outputs.argmax(axis=1)]
     return Judged(test.groups[result.rows], lambda w: balanced_accuracy(names, said, w))
-
-
-def _retrieval(test: Test, vectors: np.ndarray, model: Decipher) -> Judged:
-    reports = test.rows["report"].unique(maintain_order=True).drop_nulls().to_list()
-    texts = torch.cat([model.encode_texts(reports[start : start + 32]) for start in range(0, len(reports), 32)]).numpy()
-    relevant = np.array([[text == own for own in test.rows["report"]] for text in reports])
-    hits = hits_at(texts.astype(np.float64) @ vectors.T, relevant, 5).astype(float)
-    groups = test.groups[relevant.argmax(axis=1)]
-    return Judged(groups, lambda w: hits.mean() if w is None else w @ hits / w.sum(axis=1))
 
 
 def _print_values(figures: dict, tests: list[Test], seeds: int) -> None:

@@ -9,31 +9,25 @@ are. OUT keeps the runs: the same command goes on where it stopped.
 
 import argparse
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
-from judged import Judged, gain, value
+from judged import Judged, Test, arguments, gain, left_out, making, records_of, retrieval, value
 
-from index.labelled import read_archive
 from index.record import subjects
-from models.config import PrepareConfig
 from models.decipher import Decipher, load
 from models.fusion import Target
-from models.prepare import Prepared, collate
 from training.config import load_config
 from training.data import IMAGES
 from training.detection import study_probabilities
-from training.health import hits_at
-from training.metrics import auroc
+from training.metrics import auroc, mean
 from training.report_scores import agreement_f1, label_agreement, text_scores
 from training.reporting import Writing, describe, nearest_reports
 from training.run import open_run, train
-from training.shards import Making, Shard, archive_shard, open_shard, phantom_shard
+from training.shards import archive_shard, open_shard, phantom_shard
 from training.source import Source
 
 SEQUENCES = ("T1", "T2", "DWI")
@@ -59,32 +53,13 @@ Figures = dict[tuple[str, str], list[Judged]]
 """{(arm, figure): one a seed}"""
 
 
-@dataclass(frozen=True)
-class Test:
-    """Volumes that no arm saw."""
-
-    name: str
-    shard: Shard
-
-    @property
-    def rows(self) -> pl.DataFrame:
-        return self.shard.rows
-
-    @property
-    def groups(self) -> np.ndarray:
-        return np.array(subjects(self.rows))
-
-    def samples(self, rows: Sequence[int]) -> list[Prepared]:
-        return [self.shard.sample(int(row)) for row in rows]
-
-
 def main() -> None:
-    asked = _arguments()
+    asked = arguments(__doc__, 210, 105).parse_args()
     out = asked.out.absolute()
     shards = _training_shards(out, asked)
-    tests = [Test("phantom", open_shard(phantom_shard(asked.test_patients, _making(out, TESTED), KINDS)))]
+    tests = [Test("phantom", open_shard(phantom_shard(asked.test_patients, making(out, TESTED), KINDS)))]
     if asked.data:
-        tests.append(Test("left-out sources", _left_out(out, asked.data, asked.hold)))
+        tests.append(left_out(asked.data, asked.hold, making(out, TESTED)))
     figures: Figures = {}
     for seed in range(asked.seeds):
         for arm, families in MEDMAP.items():
@@ -96,30 +71,14 @@ def main() -> None:
     _print(figures)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--hold", default="")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--patients", type=int, default=210)
-    parser.add_argument("--test-patients", type=int, default=105)
-    parser.add_argument("--set", dest="settings", action="append", default=[], help="KEY=VALUE for all arms")
-    return parser.parse_args()
-
-
-def _making(out: Path, seed: int) -> Making:
-    return Making(out / "shards", PrepareConfig(), seed, lambda *_: None, lambda text: None)
-
-
 def _training_shards(out: Path, asked: argparse.Namespace) -> list[Path]:
     """Patients with reports, patients without, and the archive."""
     (out / "shards").mkdir(parents=True, exist_ok=True)
-    shards = [phantom_shard(asked.patients, _making(out, TRAINED), KINDS)]
-    shards.append(_silenced(phantom_shard(asked.patients, _making(out, IMAGE_ONLY), KINDS)))
+    shards = [phantom_shard(asked.patients, making(out, TRAINED), KINDS)]
+    shards.append(_silenced(phantom_shard(asked.patients, making(out, IMAGE_ONLY), KINDS)))
     if asked.data:
-        records, root = _records(asked.data, asked.hold, held=False)
-        shards.append(archive_shard(root, records, 4, _making(out, TRAINED)))
+        records, root = records_of(asked.data, asked.hold, held=False)
+        shards.append(archive_shard(root, records, 4, making(out, TRAINED)))
     return shards
 
 
@@ -132,19 +91,6 @@ def _silenced(folder: Path) -> Path:
         silent = rows.with_columns(report=pl.lit(None, pl.Utf8), diagnosis=pl.lit(None, pl.Utf8), origin=pl.lit(IMAGES))
         silent.write_parquet(other / "rows.parquet")
     return other
-
-
-def _records(data: Path, hold: str, held: bool) -> tuple[pl.DataFrame, Path]:
-    words = [word.strip() for word in hold.split(",") if word.strip()]
-    found = read_archive(data)
-    place = (pl.col("source").fill_null("") + " " + pl.col("path")).str
-    names = pl.any_horizontal([place.contains(word, literal=True) for word in words])
-    return found.records.filter(names if held else ~names), found.root
-
-
-def _left_out(out: Path, data: Path, hold: str) -> Shard:
-    records, root = _records(data, hold, held=True)
-    return open_shard(archive_shard(root, records, 1, _making(out, TESTED)))
 
 
 def _model(
@@ -168,7 +114,7 @@ def _add(figures: Figures, arm: str, found: dict[str, Judged]) -> None:
 
 
 def _judge_medmap(model: Decipher, tests: list[Test]) -> dict[str, Judged]:
-    found = {f"report to volume recall@5, {t.name}": _retrieval(t, _vectors(t, model), model) for t in tests}
+    found = {f"report to volume recall@5, {t.name}": retrieval(t, t.vectors(model), model) for t in tests}
     phantoms = tests[0]
     outputs = {name: _detect(model, phantoms, kept) for name, kept in _kept().items()}
     scored = {name: _mean_auroc(model, phantoms, each) for name, each in outputs.items()}
@@ -221,8 +167,8 @@ def _mean_auroc(model: Decipher, test: Test, outputs: np.ndarray) -> Judged:
 def _judge_colipri(model: Decipher, tests: list[Test]) -> dict[str, Judged]:
     found = {}
     for test in tests:
-        vectors = _vectors(test, model)
-        found[f"report to volume recall@5, {test.name}"] = _retrieval(test, vectors, model)
+        vectors = test.vectors(model)
+        found[f"report to volume recall@5, {test.name}"] = retrieval(test, vectors, model)
         found[f"lesion against no lesion, AUROC, {test.name}"] = _zero_shot(test, vectors, model)
     if model.writer is not None:
         found |= _judge_reports(model, tests[0])
@@ -248,33 +194,12 @@ def _judge_reports(model: Decipher, test: Test) -> dict[str, Judged]:
         counts, words = label_agreement(texts, real, regions), text_scores(texts, real)
         found[f"reports: findings F1, {whose}"] = Judged(test.groups, partial(_f1, counts))
         for name in ("bleu4", "rouge_l", "meteor"):
-            found[f"reports: {name}, {whose}"] = Judged(test.groups, partial(_mean, words[name]))
+            found[f"reports: {name}, {whose}"] = Judged(test.groups, partial(mean, words[name]))
     return found
 
 
 def _f1(counts: dict[str, np.ndarray], w: np.ndarray | None) -> np.ndarray | float:
     return agreement_f1(counts, w)
-
-
-def _mean(values: np.ndarray, w: np.ndarray | None) -> np.ndarray | float:
-    return values.mean() if w is None else w @ values / w.sum(axis=-1)
-
-
-def _vectors(test: Test, model: Decipher) -> np.ndarray:
-    """float64 (n, dim) of unit length."""
-    parts = []
-    for start in range(0, test.rows.height, 8):
-        batch = collate(test.samples(range(start, min(start + 8, test.rows.height))))
-        parts.append(model.encode_prepared(batch).volume.numpy())
-    return np.concatenate(parts).astype(np.float64)
-
-
-def _retrieval(test: Test, vectors: np.ndarray, model: Decipher) -> Judged:
-    reports = test.rows["report"].unique(maintain_order=True).drop_nulls().to_list()
-    texts = torch.cat([model.encode_texts(reports[start : start + 32]) for start in range(0, len(reports), 32)]).numpy()
-    relevant = np.array([[text == own for own in test.rows["report"]] for text in reports])
-    hits = hits_at(texts.astype(np.float64) @ vectors.T, relevant, 5).astype(float)
-    return Judged(test.groups[relevant.argmax(axis=1)], lambda w: _mean(hits, w))
 
 
 def _print(figures: Figures) -> None:
