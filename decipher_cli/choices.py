@@ -18,6 +18,7 @@ def _hush(quiet: bool) -> bool:
 
 
 Folder = Annotated[Path | None, typer.Option("-i", "--index", help="Index folder. Default: decipher-index.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", callback=_hush, help="Data and errors alone, no talk.")]
 MinSlices = Annotated[int, typer.Option(min=1, help="Fewest slices of a DICOM series.")]

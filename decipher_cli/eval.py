@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from decipher_cli.choices import AsJson, Folder, Quiet
+from decipher_cli.choices import AsJson, Device, Folder, Quiet
 
 EXAMPLES = {
     "index": ("decipher eval index", "decipher eval index -i hospital-a --queries 300 --json"),
@@ -91,6 +91,7 @@ def report(
     reports: Annotated[Path | None, typer.Option(help="Table of reports to join.")] = None,
     beams: Annotated[int, typer.Option(min=1, help="Texts kept while searching; 1 is greedy.")] = 1,
     most: Annotated[int, typer.Option(min=2, help="Series that are read, evenly chosen.")] = 500,
+    device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -101,6 +102,7 @@ def report(
     from decipher_cli.output import progress, put_json, say
     from decipher_cli.places import index_folder
     from index.contents import contents_of
+    from index.embed import device_for
     from training.reporting import Writing, evaluate_reports, writing_model
 
     target = place or index_folder(None)
@@ -108,7 +110,7 @@ def report(
         contents = contents_of(target, reports=reports, progress=lambda done, of: bars("scan", done, of))
         for note in contents.notes:
             say(note)
-        loaded = writing_model(str(model) if model else contents.model)
+        loaded = writing_model(str(model) if model else contents.model, device_for(device))
         found = evaluate_reports(loaded, contents, Writing(beams), most, lambda done, of: bars("write", done, of))
     for line in found["unread"]:
         say(f"not read: {line}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decipher_cli.choices import AsJson, Folder, Quiet
+from decipher_cli.choices import AsJson, Device, Folder, Quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,7 @@ def report(
     beams: Annotated[int, typer.Option(min=1, help="Texts kept while searching; 1 is greedy.")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="Above 0, words are drawn at random.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Another seed, other words.")] = 0,
+    device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -41,6 +42,7 @@ def report(
     from decipher_cli.output import progress, put, put_json, say
     from decipher_cli.places import index_folder
     from index.catalog import root_of
+    from index.embed import device_for
     from index.reading import volume_at
     from index.store import Index, is_index
     from models.prepare import prepare
@@ -48,7 +50,7 @@ def report(
 
     place = index_folder(index)
     opened = Index.open(place) if index or is_index(place) else None
-    writer = writing_model(str(model) if model else opened.card.get("model") if opened else None)
+    writer = writing_model(str(model) if model else opened.card.get("model") if opened else None, device_for(device))
     read = [volume_at(path.expanduser()) for path in volumes]
     prepared = [prepare(volume, writer.config.prepare) for volume, _ in read]
     with progress() as bars:

@@ -357,6 +357,22 @@ def test_what_cannot_be_learnt_is_told(colipri: Trained) -> None:
         equip(Decipher(fresh_model(many).config), data, many, ("detect",))
 
 
+def test_a_head_goes_with_the_encoder_it_was_made_for(colipri: Trained) -> None:
+    data, model = data_in(colipri), load(str(colipri[1] / "model"))
+
+    def heads(*stages: str) -> tuple[bool, bool]:
+        config = load_config("detect", [*SMALL, "fewest_positive=1"])
+        frozen = {"text": {"freeze": ("vision", "text")}}
+        equip(model, data, replace(config, stages=stages, by_stage=frozen), stages)
+        return model.writer is not None, model.detector is not None
+
+    assert heads("colipri") == (True, False)
+    writer = model.writer
+    assert heads("colipri", "text") == (True, False)
+    assert model.writer is writer, "a stage that leaves the vision encoder alone leaves its heads alone"
+    assert heads("colipri", "detect") == (False, True)
+
+
 @pytest.mark.parametrize("kind", ["adapters", "encoders"])
 def test_families_begin_as_the_plain_model(kind: str, colipri: Trained, rng: np.random.Generator) -> None:
     plain = load(str(colipri[1] / "model"))

@@ -3,7 +3,8 @@
 Decisions
 - What a head must know of the data (the pieces of reports, the findings that can be learnt) follows from the training set
   alone, so that a resumed run makes the same heads before their weights are read.
-- A head is trained in its own stage, and stays as it is in others.
+- A head is trained in its own stage, and stays as it is in others; but one of them that trains the vision encoder takes it
+  away, since it was made for the encoder as it was.
 - What is missing for one is told before the first stage, not hours later.
 """
 
@@ -28,14 +29,20 @@ def equip(model: Decipher, data: TrainingSet, config: TrainConfig, stages: Stage
 
     Errors: DecipherError where the data hold nothing to make one from.
     """
-    for name in stages:
-        if name == "colipri" and config.stage(name).report_weight and model.writer is None:
-            model.writer = _writer(model, data, config.stage(name))
-        if name == "detect" and model.detector is None:
-            model.detector = _detector(model, data, config.stage(name))
+    lasting = _lasting(config, stages)
+    writes = "colipri" in lasting and config.stage("colipri").report_weight
+    detects = "detect" in lasting
+    model.writer = (model.writer or _writer(model, data, config.stage("colipri"))) if writes else None
+    model.detector = (model.detector or _detector(model, data, config.stage("detect"))) if detects else None
     for head, stage in ((model.writer, "colipri"), (model.detector, "detect")):
         if head is not None:
             head.requires_grad_(stages[-1] == stage)
+
+
+def _lasting(config: TrainConfig, stages: Stages) -> Stages:
+    """The last of the stages that trains the vision encoder, and what comes after it."""
+    changing = [place for place, name in enumerate(stages) if "vision" not in config.stage(name).freeze]
+    return stages[changing[-1] if changing else 0 :]
 
 
 def check_heads(data: TrainingSet, config: TrainConfig) -> None:

@@ -45,8 +45,8 @@ class Described:
     vector: np.ndarray
 
 
-def writing_model(name: str | None) -> Decipher:
-    """The model of a folder or a name, else the one that ships, with its writer.
+def writing_model(name: str | None, device: str = "cpu") -> Decipher:
+    """The model of a folder or a name, else the one that ships, with its writer, on a device.
 
     Errors: DecipherError where it has none.
     """
@@ -56,7 +56,7 @@ def writing_model(name: str | None) -> Decipher:
             f"The model {name or 'that ships'} does not write reports.",
             "Train one that does: decipher train colipri   and name it with -m.",
         )
-    return model
+    return model.to(device)
 
 
 @torch.inference_mode()
