@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from decipher_cli.output import progress, say, table, talk
+from decipher_cli.output import many, progress, say, table, talk
 from index import cohort
 from index.record import SCHEMA
 from index.segment import replace_file
@@ -52,7 +52,7 @@ def summary(records: Sequence[Mapping[str, Any]], total: int) -> str:
     ages = sorted(one["age_years"] for one in people.values() if one.get("age_years") is not None)
     said = f"{len(records)} of {total} series"
     if known:
-        said += f", {_many(len(known), 'patient' if len(known) == len(people) else 'known patient')}"
+        said += f", {many(len(known), 'patient' if len(known) == len(people) else 'known patient')}"
     if sexes:
         said += f" ({', '.join(f'{count} {sex}' for sex, count in sexes.items())})"
     if ages:
@@ -76,10 +76,6 @@ def _listed(pairs: Sequence[tuple[str, int]], shown: int) -> str:
     words = [f"{value} {count}" for value, count in pairs[:shown]]
     rest = sum(count for _, count in pairs[shown:])
     return ("; " if pairs else "") + ", ".join([*words, *([f"{rest} more"] if rest else [])])
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def chosen(index: "Index", expression: str) -> list[str]:
@@ -138,7 +134,7 @@ def export_hits(
         with progress() as bar:
             report = leakage_report(records, index.gather(rows), lambda done, of: bar("compare", done, of))
     _write(path, records)
-    say(f"{_many(records.height, 'row')} written: {path}")
+    say(f"{many(records.height, 'row')} written: {path}")
     if report:
         _tell(path, report, {"split": split, "seed": seed, "series": records.height})
     return report

@@ -1,7 +1,8 @@
 """Make an archive searchable: one vector a series, with its metadata, in an index folder.
 
 Runs again in seconds: only what is new or changed is encoded. Several archives may feed one index. labels.csv,
-participants.tsv and reports.csv at the archive's root are taken by themselves.
+participants.tsv and reports.csv at the archive's root are taken by themselves. With --patches a new index also keeps a vector
+for every patch of a volume, which attentive probes read; it goes on so by itself.
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ EXAMPLES = (
     "decipher encode ./archive",
     "decipher encode ./archive -i hospital-a --labels ages.csv",
     "decipher encode ./archive --prune",
+    "decipher encode ./archive --patches -i with-patches",
 )
 
 
@@ -30,6 +32,9 @@ def encode(
     workers: Annotated[int, typer.Option(min=0, help="Reading threads; 0: one a processor.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     prune: Annotated[bool, typer.Option("--prune", help="Remove series that the archive no longer has.")] = False,
+    patches: Annotated[
+        bool, typer.Option("--patches", help="A new index keeps patch vectors too, for attentive probes.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with code 3 when something was rejected.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")] = False,
     quiet: Quiet = False,
@@ -40,10 +45,11 @@ def encode(
     from decipher_cli.places import index_folder
     from index.encode import EncodeOptions, encode_archive
 
-    options = EncodeOptions(model, labels, reports, scan_options(min_slices, parts, include), workers, device, prune)
+    scan = scan_options(min_slices, parts, include)
+    options = EncodeOptions(model, labels, reports, scan, workers, device, prune, patches)
     folder = index_folder(index)
     with progress() as bars:
-        done = encode_archive(archive, folder, options, bars)
+        done = encode_archive(archive, folder, options, bars, say)
     for note in done.notes:
         say(note)
     if done.elsewhere:

@@ -32,7 +32,7 @@ EXAMPLES = {
 
 def verify(index: Folder = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Read all of an index and hold it against its checksums: nothing is changed."""
-    from decipher_cli.output import progress, put, put_json, say
+    from decipher_cli.output import many, progress, put, put_json, say
     from decipher_cli.places import index_folder
     from index.store import Index
     from index.verify import verify as verify_index
@@ -47,9 +47,9 @@ def verify(index: Folder = None, as_json: AsJson = False, quiet: Quiet = False) 
         for one in wrong:
             put(one)
     if wrong:
-        many = f"{len(wrong)} things are" if len(wrong) > 1 else "One thing is"
-        raise DecipherError(f"{many} wrong in {opened.folder}.", "Restore it from a copy, or encode the archive anew.")
-    say(f"{len(opened)} series in {len(opened.segments)} segments, every checksum holds.")
+        what = f"{len(wrong)} things are" if len(wrong) > 1 else "One thing is"
+        raise DecipherError(f"{what} wrong in {opened.folder}.", "Restore it from a copy, or encode the archive anew.")
+    say(f"{len(opened)} series in {many(len(opened.segments), 'segment')}, every checksum holds.")
 
 
 def remove(
@@ -142,7 +142,7 @@ def merge(
     from index.merge import merge as merge_indexes
 
     with progress() as bars:
-        made = merge_indexes(indexes, output, lambda done, of: bars("merge", done, of))
+        made = merge_indexes(indexes, output, lambda done, of: bars("merge", done, of), say)
     if not made.one_key:
         say("Patients are hashed with different keys: the same person in two of them counts as two.")
     if made.twice:

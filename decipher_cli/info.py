@@ -5,9 +5,12 @@ Answers at once, without loading the encoder.
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from index.store import Index
 
 EXAMPLES = (
     "decipher info",
@@ -75,7 +78,7 @@ def _folder(path: Path) -> dict[str, Any]:
         rejects = index.rejects
         counts: dict[str, Any] = {"series": len(index), "dim": index.dim, "model": index.passport["name"]}
         counts |= {"rejected": 0 if rejects is None else rejects.height, "cohorts": names(index)}
-        counts |= {"columns": origins(index)}
+        counts |= _patches(index) | {"columns": origins(index)}
         return {**index.card, "kind": "index", **counts}
     if is_catalogue(path):
         found, root = read_catalogue(path)
@@ -93,6 +96,15 @@ def _folder(path: Path) -> dict[str, Any]:
     raise DecipherError(
         f"{path} is no index, catalogue, model or run.", f"To see what MRI it holds: decipher scan {path}"
     )
+
+
+def _patches(index: "Index") -> dict[str, Any]:
+    """What the patch vectors of an index take, those of removed series included; nothing where it keeps none."""
+    if index.patch_shape is None:
+        return {}
+    tokens, dim = index.patch_shape
+    size = sum(files["patches.npy"]["bytes"] for _, files in index.stamped())
+    return {"patches": {"tokens": tokens, "dim": dim, "megabytes": round(size / 1e6, 2)}}
 
 
 def _column(name: str, origin: dict[str, Any]) -> str:

@@ -93,6 +93,11 @@ class Progress:
         self.bars.update(self.tasks[what], completed=done, total=of, note=note)
 
 
+def many(count: int, noun: str) -> str:
+    """A count and its noun, in the plural but for one."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Bars on stderr for as long as the block runs."""

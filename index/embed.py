@@ -1,10 +1,12 @@
-"""Series become vectors: read, prepared, encoded.
+"""Series become vectors, and patch vectors where they are kept: read, prepared, encoded.
 
 Decisions: reading and preparing run in threads ahead of the encoder. A batch always has the same size, the last one filled up
 with copies: a processor may sum a smaller one in another order, and a series' vector must not depend on which others were
 encoded with it, so that a run that was stopped ends in the same bytes.
 """
 
+import json
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +19,12 @@ import numpy as np
 from index.caption import caption, is_silent
 from index.ledger import Rejection
 from index.lock import writable
+from index.part import PatchShape
 from index.reading import read_volume
 from index.thumbnails import save_thumbnail
+from models.config import ModelConfig
 from models.errors import DecipherError
+from models.folder import model_folder
 
 if TYPE_CHECKING:
     from models.decipher import Decipher
@@ -61,14 +66,31 @@ def prepared_ahead(
 
 def vectors_of(model: "Decipher", prepared: "list[Prepared]") -> np.ndarray:
     """float32 (n, E) of unit length; the same for a volume in any company."""
+    return features_of(model, prepared, patches=False)[0]
+
+
+def features_of(
+    model: "Decipher", prepared: "list[Prepared]", patches: bool
+) -> tuple[np.ndarray, list[np.ndarray] | None]:
+    """As `vectors_of`, and blocks that make up the patch vectors, float16 (n, N, E), zeros where a token is padding."""
     from models.prepare import collate
 
     device = next(model.parameters()).device
-    parts = []
+    vectors, kept = [], []
     for batch in blocks(prepared, BATCH):
-        found = model.encode_prepared(collate(filled(batch, BATCH)).to(device)).volume
-        parts.append(found[: len(batch)].cpu().numpy())
-    return np.concatenate(parts)
+        found = model.encode_prepared(collate(filled(batch, BATCH)).to(device))
+        vectors.append(found.volume[: len(batch)].cpu().numpy())
+        if patches:
+            known = found.patches.masked_fill(~found.valid[..., None], 0.0)
+            kept.append(known[: len(batch)].half().cpu().numpy())
+    return np.concatenate(vectors), kept if patches else None
+
+
+def patch_shape(name: str) -> PatchShape:
+    """(N, E) of what a model makes of a volume: tokens of its box, and how wide they are."""
+    config = ModelConfig.from_json(json.loads((model_folder(name) / "config.json").read_text()))
+    tokens = (edge // p for edge, p in zip(config.prepare.box, config.vision.patch, strict=True))
+    return math.prod(tokens), config.dim
 
 
 def captions_of(model: "Decipher", records: Iterable[Mapping[str, Any]]) -> np.ndarray:

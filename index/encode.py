@@ -6,10 +6,13 @@ Decisions:
 - What vanished from the archive is told, and removed only with `prune`: an unmounted disk must not empty an index.
 - Several archives may feed an index; a series that another of them holds already stays that one's.
 - No folder is made before there is something to put into it.
+- An index keeps patch vectors of all its series or of none, from its first day: half a set is of use to nobody.
 """
 
+import math
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +25,8 @@ import polars as pl
 from index import scanned
 from index.archive import Archive, archive_at
 from index.catalog import Catalogue, root_of
-from index.embed import blocks, captions_of, device_for, prepared_ahead, vectors_of
+from index.difference import compare, differ
+from index.embed import blocks, captions_of, device_for, features_of, patch_shape, prepared_ahead
 from index.labelled import LabelledCatalogue, read_archive
 from index.ledger import Rejection, count_codes, rejects_frame, row
 from index.lock import writable
@@ -31,17 +35,24 @@ from index.options import ScanOptions
 from index.removal import remove
 from index.store import Index, is_index
 from models.errors import DecipherError
+from models.folder import lasting_name, passport
 
 BLOCK = 256
-"""series a commit"""
+"""series a commit, or fewer where their patch vectors are large"""
 RELABELLED = 16384
 """the same, where vectors stay as they are"""
+PATCH_BYTES = 2**28
+"""of patch vectors a commit"""
 Progress = Callable[[str, int, int], None]
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """What the person chose; None or 0 leaves the choice to the index, the package or the machine."""
+    """What the person chose; None or 0 leaves the choice to the index, the package or the machine.
+
+    patches: whether a new index keeps patch vectors; one that is there goes on as it began.
+    """
 
     model: str | None = None
     labels: Path | None = None
@@ -50,6 +61,7 @@ class EncodeOptions:
     workers: int = 0
     device: str = "auto"
     prune: bool = False
+    patches: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,29 +86,21 @@ class EncodeSummary:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class Change:
-    """What an index lacks of an archive: records to encode, records as they were, ids it holds that the archive lacks."""
+def encode_archive(
+    archive: Path, folder: Path, options: EncodeOptions, progress: Progress, tell: Tell = lambda said: None
+) -> EncodeSummary:
+    """Make or bring up to date the index in `folder`; `tell` is told what should be known before the work.
 
-    new: pl.DataFrame
-    kept: pl.DataFrame
-    missing: list[str]
-    elsewhere: int
-
-
-def encode_archive(archive: Path, folder: Path, options: EncodeOptions, progress: Progress) -> EncodeSummary:
-    """Make or bring up to date the index in `folder`.
-
-    Errors: DecipherError for a missing archive, one without any MRI, or an index of another encoder.
+    Errors: DecipherError for a missing archive, one without any MRI, an index of another encoder, or one without the patch
+    vectors that are asked for.
     """
-    from models.folder import lasting_name, passport
-
     began = time.monotonic()
     index = Index.open(folder) if is_index(folder) else None
     model = lasting_name(options.model or (index.card.get("model") if index is not None else None))
     who = passport(model)
     if index is not None:
         index.check_passport(who)
+        _check_patches(index, archive, options)
         with index.writing():
             pass  # where nothing can be written, that is told now and not after a long scan
     whole = not archive.is_file()
@@ -108,16 +112,17 @@ def encode_archive(archive: Path, folder: Path, options: EncodeOptions, progress
     key = _key(archive, index)
     known = _known(index, root_of(archive), options)
     found = _read(archive, options, key, known, progress)
-    index = Index.create(folder, who, key=key) if index is None else index
+    if index is None:
+        index = Index.create(folder, who, key=key, patches=patch_shape(model) if options.patches else None)
     with index.writing():
         home = _home(index, found)
         index.update_card(model=model, archives=_archives(index, home))
         if found.catalogue is not known and whole:
             with writable(folder):
                 scanned.save(_memory(index, home), found.catalogue, home.root, options.scan)
-        change = _compare(index, home, home.own(found.records))
+        change = compare(index, home, home.own(found.records))
         _relabel(index, change.kept)
-        failed = _encode_new(index, home, change.new, options, progress)
+        failed = _encode_new(index, home, change.new, options, progress, tell)
         removed = remove(index, change.missing) if options.prune else 0
         rejects = pl.concat([found.catalogue.rejects, rejects_frame(r for rows in failed.values() for r in rows)])
         _write_rejects(index, home, rejects, None if whole else found.records)
@@ -137,6 +142,14 @@ def encode_archive(archive: Path, folder: Path, options: EncodeOptions, progress
         codes=count_codes(rejects),
         notes=found.notes,
     )
+
+
+def _check_patches(index: Index, archive: Path, options: EncodeOptions) -> None:
+    if options.patches and not index.has_patches:
+        raise DecipherError(
+            f"The index {index.folder} was made without patch vectors.",
+            f"Encode into a new one: decipher encode {archive} --patches -i {index.folder}-patches",
+        )
 
 
 def _key(archive: Path, index: Index | None) -> bytes:
@@ -191,29 +204,11 @@ def _memory(index: Index, home: Archive) -> Path:
     return index.folder / "scan" / f"{home.name}.parquet"
 
 
-def _compare(index: Index, home: Archive, records: pl.DataFrame) -> Change:
-    stamps = index.columns(["series_id", "fingerprint", "archive"])
-    if not len(index):
-        return Change(records, records.clear(), [], 0)
-    known = stamps.rename({"fingerprint": "_fingerprint", "archive": "_archive"})
-    mine = records.join(known, on="series_id", how="left", maintain_order="left")
-    elsewhere = (pl.col("_archive") != home.name).fill_null(False)
-    same = (pl.col("fingerprint") == pl.col("_fingerprint")).fill_null(False) & ~elsewhere
-    gone = stamps.filter(pl.col("archive") == home.name).join(records, on="series_id", how="anti")
-    plain = mine.drop("_fingerprint", "_archive")
-    return Change(
-        new=plain.filter(mine.select((~same & ~elsewhere).alias("_new"))["_new"]),
-        kept=plain.filter(mine.select(same.alias("_same"))["_same"]),
-        missing=gone["series_id"].to_list(),
-        elsewhere=int(mine.select(elsewhere.alias("_other"))["_other"].sum()),
-    )
-
-
 def _relabel(index: Index, kept: pl.DataFrame) -> None:
     """Rows whose files are unchanged but whose labels or tags are new are replaced with their vectors kept."""
     rows = index.row_of(kept["series_id"])
     known = index.rows(np.array([rows[i] for i in kept["series_id"]], dtype=np.int64), index.stored)
-    changed = kept.filter(_differ(known, kept))
+    changed = kept.filter(differ(known, kept))
     if not changed.height:
         return
     from models.decipher import load
@@ -221,20 +216,14 @@ def _relabel(index: Index, kept: pl.DataFrame) -> None:
     model = load(index.card["model"])
     for block in changed.iter_slices(RELABELLED):
         rows = index.row_of(block["series_id"])
-        vectors = index.gather(np.array([rows[i] for i in block["series_id"]]))
-        index.replace(block, vectors, captions_of(model, block.iter_rows(named=True)))
+        own = np.array([rows[i] for i in block["series_id"]])
+        patches = index.patches[own].blocks() if index.has_patches else None
+        index.replace(block, index.gather(own), captions_of(model, block.iter_rows(named=True)), patches)
         index.tidy()
 
 
-def _differ(known: pl.DataFrame, fresh: pl.DataFrame) -> pl.Series:
-    """bool (n,): whether two rows say different things, where a column that is not there says as much as a null."""
-    both = pl.concat([known, fresh], how="diagonal_relaxed")
-    hashes = both.select(sorted(both.columns)).hash_rows()
-    return hashes[: known.height] != hashes[known.height :]
-
-
 def _encode_new(
-    index: Index, home: Archive, records: pl.DataFrame, options: EncodeOptions, progress: Progress
+    index: Index, home: Archive, records: pl.DataFrame, options: EncodeOptions, progress: Progress, tell: Tell
 ) -> dict[str, list[dict[str, str]]]:
     """Encode and commit block by block; returns ledger rows of each series that could not be read."""
     failed: dict[str, list[dict[str, str]]] = {}
@@ -242,11 +231,12 @@ def _encode_new(
         return failed
     from models.decipher import load
 
+    size = _block_size(index, records.height, tell)
     model = load(index.card["model"]).to(device_for(options.device))
     done = 0
     workers = options.workers or os.cpu_count() or 1
     stream = prepared_ahead(home.root, records.iter_rows(named=True), model, index.folder, workers)
-    for block in blocks(stream, BLOCK):
+    for block in blocks(stream, size):
         good = [(record, ready) for record, ready in block if not isinstance(ready, Rejection)]
         for record, ready in block:
             if isinstance(ready, Rejection):
@@ -254,11 +244,22 @@ def _encode_new(
         if good:
             rows = [record for record, _ in good]
             frame = pl.DataFrame(rows, schema=records.schema)
-            index.replace(frame, vectors_of(model, [ready for _, ready in good]), captions_of(model, rows))
+            vectors, patches = features_of(model, [ready for _, ready in good], index.has_patches)
+            index.replace(frame, vectors, captions_of(model, rows), patches)
             index.tidy()
         done += len(block)
         progress("encode", done, records.height)
     return failed
+
+
+def _block_size(index: Index, new: int, tell: Tell) -> int:
+    """Series a commit; tells what their patch vectors take, where they are kept."""
+    if index.patch_shape is None:
+        return BLOCK
+    each = 2 * math.prod(index.patch_shape)
+    free = shutil.disk_usage(index.folder).free
+    tell(f"patch vectors: {each / 1e6:.2f} MB a series, {each * new / 1e6:,.1f} MB; {free / 1e9:,.0f} GB are free")
+    return max(1, min(BLOCK, PATCH_BYTES // each))
 
 
 def _write_rejects(index: Index, home: Archive, rejects: pl.DataFrame, part: pl.DataFrame | None) -> None:

@@ -107,6 +107,11 @@ def volumes(frames: list[Frame], min_slices: int) -> tuple[list[Stack], list[Ref
     return stacks, refused
 
 
+def of_part(stacks: list[Stack], part: str | None) -> Stack | None:
+    """The stack that a record's part names; the only one, where there is one."""
+    return next((stack for stack in stacks if len(stacks) == 1 or stack.part == part), None)
+
+
 def _by_geometry(frames: list[Frame]) -> list[list[Frame]]:
     groups: dict[tuple[Any, ...], list[Frame]] = defaultdict(list)
     known: list[np.ndarray] = []

@@ -5,7 +5,9 @@ two indexes hold is kept once, from the first; a DICOM series is known by its ow
 are told apart by the archive (see index.archive). Archives at one root are one where the indexes have series in common and
 agree on them, or have one key; two sites may both keep theirs in /data. Patients stay known by the hashes they have: where
 the indexes have different keys, nobody can tell that two hashes are one person, and the new index gets a key of its own.
-Saved columns come along; cohorts and probes do not.
+Saved columns come along; cohorts and probes do not. Patch vectors come along where all have them; where one site has none,
+the new index has none either, and says so: refusing would leave no way to search the sites together, since who merges
+seldom has the pixels, and the sources stay as they are.
 """
 
 import os
@@ -21,6 +23,7 @@ from index import saving
 from index.archive import Archive, free_name, salted
 from index.lock import writable, writer_lock
 from index.nearest import refresh
+from index.part import PatchShape
 from index.segment import sync
 from index.store import Index, check_free, is_index
 from models.errors import DecipherError
@@ -40,8 +43,16 @@ class Merged:
     one_key: bool
 
 
-def merge(folders: Sequence[Path], target: Path, progress: Progress = lambda done, of: None) -> Merged:
-    """Make the index `target` of those in `folders`. Errors: DecipherError for another encoder, or a folder in the way."""
+def merge(
+    folders: Sequence[Path],
+    target: Path,
+    progress: Progress = lambda done, of: None,
+    tell: Callable[[str], None] = lambda said: None,
+) -> Merged:
+    """Make the index `target` of those in `folders`; `tell` is told what cannot come along.
+
+    Errors: DecipherError for another encoder, or a folder in the way.
+    """
     sources = [Index.open(folder) for folder in folders]
     _check_encoders(sources)
     target = target.resolve()
@@ -50,7 +61,8 @@ def merge(folders: Sequence[Path], target: Path, progress: Progress = lambda don
     _clear(partial)
     keys = {source.key for source in sources}
     one_key = len(keys) == 1
-    made = Index.create(partial, sources[0].passport, key=keys.pop() if one_key else secrets.token_bytes(32))
+    key = keys.pop() if one_key else secrets.token_bytes(32)
+    made = Index.create(partial, sources[0].passport, key=key, patches=_patches(sources, tell))
     try:
         with made.writing(), writable(partial):
             (partial / MARK).touch()
@@ -62,6 +74,16 @@ def merge(folders: Sequence[Path], target: Path, progress: Progress = lambda don
         shutil.rmtree(partial, ignore_errors=True)  # a full disk gets its space back
         raise
     return Merged(len(made), twice, one_key)
+
+
+def _patches(sources: Sequence[Index], tell: Callable[[str], None]) -> PatchShape | None:
+    """(N, E) of the patch vectors that the new index keeps."""
+    shapes = {source.patch_shape for source in sources}
+    if len(shapes) > 1:
+        without = ", ".join(str(source.folder) for source in sources if not source.has_patches)
+        tell(f"patch vectors are left behind, since {without} has none; the indexes that have them stay as they are")
+        return None
+    return shapes.pop()
 
 
 def _check_encoders(sources: Sequence[Index]) -> None:
@@ -140,14 +162,16 @@ def _copy(made: Index, source: Index, own: Archive, new: Archive, progress: Call
     """Copy one archive's rows and pictures; returns how many were there already."""
     twice = 0
     known = made.columns(["series_id"])["series_id"]
-    for records, vectors, captions in source.blocks(BLOCK_ROWS):
+    for rows, records, vectors, captions in source.blocks(BLOCK_ROWS):
         renamed = records
         for salt in new.salts[len(own.salts) :]:
             renamed = salted(renamed, salt)
         mine = (records["archive"] == own.name).to_numpy()
         fresh = mine & ~renamed["series_id"].is_in(known.implode()).to_numpy()
         twice += int((mine & ~fresh).sum())
-        made.append(renamed.filter(fresh).with_columns(archive=pl.lit(new.name)), vectors[fresh], captions[fresh])
+        patches = source.patches[rows[fresh]].blocks() if made.has_patches else None
+        own_rows = renamed.filter(fresh).with_columns(archive=pl.lit(new.name))
+        made.append(own_rows, vectors[fresh], captions[fresh], patches)
         made.tidy()
         for before, after in zip(records.filter(fresh)["series_id"], renamed.filter(fresh)["series_id"], strict=True):
             _share(source.folder / "thumbnails" / f"{before}.png", made.folder / "thumbnails" / f"{after}.png")

@@ -14,7 +14,7 @@ import numpy as np
 from index import dicom, nifti, pixels
 from index.catalog import Catalogue, root_of, scan
 from index.finding import opened, path_of, place_of
-from index.frames import volumes
+from index.frames import of_part, volumes
 from index.ledger import Rejection
 from index.options import INCLUDABLE, ScanOptions
 from models.errors import DecipherError
@@ -42,10 +42,10 @@ def _read_nifti(root: Path, record: Mapping[str, Any]) -> Volume:
 def _read_dicom(root: Path, record: Mapping[str, Any]) -> Volume:
     headers, load = _opened(root, record["files"])
     stacks, refused = volumes([frame for header in headers for frame in header.frames], 1)
-    matching = [stack for stack in stacks if len(stacks) == 1 or stack.part == record["part"]]
-    if not matching:
+    stack = of_part(stacks, record["part"])
+    if stack is None:
         raise Rejection("changed", refused[0].code if refused else "the part is no longer there")
-    return pixels.read_stack(matching[0], load)
+    return pixels.read_stack(stack, load)
 
 
 def _opened(root: Path, files: list[str]) -> tuple[list[dicom.DicomHeader], Callable[[str], Any]]:

@@ -10,7 +10,7 @@ from functools import reduce
 
 import polars as pl
 
-from index import saving
+from index import kept, saving
 from index.filter import matching
 from index.leftovers import sweep_pictures, sweep_segments
 from index.lock import writable
@@ -81,3 +81,4 @@ def compact(index: Index) -> None:
             for archive in index.archives.values():
                 forget(index.folder / "scan" / f"{archive.name}.parquet", archive, living)
         saving.forget(index)
+        kept.forget(index)

@@ -12,15 +12,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from index.part import PatchShape
+from index.patches import Patches
 from index.saved_columns import KEYS, files_in, kind_of, with_saved
 from index.segment import Segment
+from models.errors import DecipherError
 
 
 class Rows:
     """Rows of `dim` = E wide vectors, numbered from 0 through all segments, those that were removed left out."""
 
-    def __init__(self, dim: int, folder: Path) -> None:
-        self.dim, self.folder = dim, folder
+    def __init__(self, dim: int, folder: Path, patch_shape: PatchShape | None = None) -> None:
+        self.dim, self.folder, self.patch_shape = dim, folder, patch_shape
         self.segments: Sequence[Segment] = []
 
     def __len__(self) -> int:
@@ -74,18 +77,47 @@ class Rows:
         shares = list(self._shares(order))
         return self._with_saved(lambda own: _joined([one.take(at, own) for one, at in shares], own), wanted)[back]
 
-    def blocks(self, size: int) -> Iterator[tuple[pl.DataFrame, np.ndarray, np.ndarray]]:
-        """All live rows in order, up to `size` at a time: records, vectors and captions, float32 (m, E) each."""
+    def blocks(self, size: int) -> Iterator[tuple[np.ndarray, pl.DataFrame, np.ndarray, np.ndarray]]:
+        """All live rows in order, up to `size` at a time: their numbers, records, vectors and captions, float32 (m, E) each."""
         for segment in self.segments:
             for start in range(0, segment.live, size):
                 own = np.arange(start, min(start + size, segment.live))
-                yield segment.run(start, len(own)), segment.gather(own, "vectors"), segment.gather(own, "captions")
+                arrays = segment.gather(own, "vectors"), segment.gather(own, "captions")
+                yield own + segment.start, segment.run(start, len(own)), *arrays
 
     def gather(self, rows: np.ndarray, kind: str = "vectors") -> np.ndarray:
         """float32 (m, E): vectors or captions (`kind`) of the given live rows, in the order given."""
         order, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
         parts = [segment.gather(own, kind) for segment, own in self._shares(order)]
         return np.concatenate(parts)[back] if parts else np.zeros((0, self.dim), np.float32)
+
+    @property
+    def has_patches(self) -> bool:
+        """Whether patch vectors are kept of all rows; otherwise of none."""
+        return self.patch_shape is not None
+
+    @property
+    def patches(self) -> Patches:
+        """The patch vectors of all live rows, (n, N, E), read when they are asked for as an array.
+
+        Errors: DecipherError where none are kept.
+        """
+        if self.patch_shape is None:
+            raise DecipherError(
+                f"The index {self.folder} keeps no patch vectors.",
+                f"Encode once more, into another: decipher encode ARCHIVE --patches -i {self.folder}-patches",
+            )
+        return Patches(self.gather_patches, np.arange(len(self)), self.patch_shape)
+
+    def gather_patches(self, rows: np.ndarray) -> np.ndarray:
+        """float16 (m, N, E): patch vectors of the given live rows in the order given, zeros where a token is padding.
+
+        Errors: as `patches`.
+        """
+        each = self.patches.each
+        order, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
+        parts = [segment.gather_patches(own) for segment, own in self._shares(order)]
+        return np.concatenate(parts)[back] if parts else np.zeros((0, *each), np.float16)
 
     def similarity(self, query: np.ndarray, kind: str = "vectors") -> np.ndarray:
         """float32 (n,): inner product of `query` (E,) with the vectors or captions (`kind`) of all live rows.

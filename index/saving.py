@@ -20,7 +20,7 @@ from index.archive import Archive, salted
 from index.labels import KEYS as LABEL_KEYS
 from index.lock import writable
 from index.record import SCHEMA
-from index.saved_columns import ABOUT, FOLDER, KEYS, PROBABILITY, about, files_in, read
+from index.saved_columns import ABOUT, FOLDER, HIGH, KEYS, LOW, PROBABILITY, about, files_in, kinds_in, read
 from index.segment import sync
 from index.store import Index
 from models.errors import DecipherError
@@ -36,9 +36,9 @@ def check_name(index: Index, name: str) -> None:
         raise DecipherError(
             f"{name!r} is no name for a column.", "Letters, digits and _, a letter first: --save sequence_guess"
         )
-    own = {name, name + PROBABILITY} if index.folder / FOLDER / f"{name}.parquet" in index.saved.values() else set()
+    own = {one for one, path in index.saved.items() if path == index.folder / FOLDER / f"{name}.parquet"}
     taken = {one.casefold(): one for one in {*RESERVED, *index.schema} - own}
-    for one in (name, name + PROBABILITY):
+    for one in (name + end for end in ("", PROBABILITY, LOW, HIGH)):
         if there := taken.get(one.casefold()):
             raise DecipherError(f"There is a column {there} already.", f"Choose another name: --save {name}_guess")
     with index.writing():
@@ -60,9 +60,27 @@ def save(
 
     origin: where they come from, ready for json.dumps. DecipherError as `check_name`.
     """
+    texts, numbers = pl.Series(labels, dtype=pl.String), pl.Series(shares, dtype=pl.Float64)
+    return _save(index, name, rows, {name: texts, name + PROBABILITY: numbers}, origin)
+
+
+def save_numbers(
+    index: Index, name: str, rows: np.ndarray, values: np.ndarray, half_width: float | None, origin: Mapping[str, Any]
+) -> Path:
+    """Keep numbers (m,) of the live `rows` (m,) as the column `name`, with an interval where half_width is known.
+
+    Otherwise as `save`.
+    """
+    around = {} if half_width is None else {name + LOW: values - half_width, name + HIGH: values + half_width}
+    columns = {one: pl.Series(column, dtype=pl.Float64) for one, column in {name: values, **around}.items()}
+    return _save(index, name, rows, columns, origin)
+
+
+def _save(
+    index: Index, name: str, rows: np.ndarray, values: Mapping[str, pl.Series], origin: Mapping[str, Any]
+) -> Path:
     with index.writing():
         check_name(index, name)
-        values = {name: pl.Series(labels, dtype=pl.String), name + PROBABILITY: pl.Series(shares, dtype=pl.Float64)}
         frame = index.rows(rows, [key for key in KEYS if key in index.schema]).with_columns(**values)
         path = _write(index, name, frame, origin)
         index.reread()
@@ -89,7 +107,7 @@ def wrong(index: Index) -> Iterator[str]:
             yield f"{error.message} {error.hint}"
             continue
         if not whole:
-            yield f"{FOLDER}/{path.name} differs from its checksum; save it again: decipher classify ... --save {path.stem}"
+            yield f"{FOLDER}/{path.name} differs from its checksum; save it again with --save {path.stem}"
 
 
 def forget(index: Index) -> None:
@@ -109,16 +127,27 @@ def forget(index: Index) -> None:
 def carry(made: Index, source: Index, homes: Mapping[Archive, Archive]) -> None:
     """Give `made` the saved columns of `source`; homes: what each archive of `source` is called in `made`."""
     for path in dict.fromkeys(source.saved.values()):
-        names = [path.stem, path.stem + PROBABILITY]
+        names = [*kinds_in(path)]
         records = source.columns([*KEYS, "archive", "format", *names]).drop_nulls(path.stem)
         parts = [_renamed(records, own, new).select(*KEYS, *names) for own, new in homes.items()]
         frame, origin = pl.concat(parts), {k: v for k, v in about(path).items() if k != SEAL}
         there = made.folder / FOLDER / path.name
         if there.is_file():
-            frame = pl.concat([read(there).drop(ABOUT), frame]).unique("series_id", keep="first", maintain_order=True)
+            first = read(there).drop(ABOUT)
+            _check_kinds(path.stem, first, frame)
+            both = pl.concat([first, frame], how="diagonal")
+            frame = both.unique("series_id", keep="first", maintain_order=True)
             origin = _both({k: v for k, v in about(there).items() if k != SEAL}, origin)
         _write(made, path.stem, frame, origin)
     made.reread()
+
+
+def _check_kinds(name: str, one: pl.DataFrame, other: pl.DataFrame) -> None:
+    if one[name].dtype != other[name].dtype:
+        raise DecipherError(
+            f"The saved column {name} is text in one index and a number in another.",
+            f"Save it under another name in one of them, and remove {FOLDER}/{name}.parquet there.",
+        )
 
 
 def _renamed(records: pl.DataFrame, own: Archive, new: Archive) -> pl.DataFrame:

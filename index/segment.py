@@ -1,21 +1,19 @@
 """One run of rows on disk, and files that are either wholly there or not at all.
 
-    segments/000001/ series.parquet  vectors.npy  captions.npy  caption_of.npy
+    segments/000001/ series.parquet  vectors.npy  captions.npy  caption_of.npy  patches.npy where they are kept
 
 Decisions: a segment is written under another name, brought to the disk (fsync), then renamed, and never changed again.
 Parquet has small row groups, so that a few hits are read without the rest. Arrays are memory-mapped, never unpickled.
-Captions say the same of many series: each different one's vector is kept once, and each row's number of it. An open
-segment holds a shared lock, so that a writer does not sweep away what somebody still reads.
+An open segment holds a shared lock, so that a writer does not sweep away what somebody still reads.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +21,23 @@ import numpy as np
 import polars as pl
 
 from index import tombstones
+from index.array_files import blocks_of, write_npy
 from index.lock import SharedLock
+from index.part import Part, PatchShape
 from models.errors import DecipherError
 
 ROWS_PER_GROUP = 16384
 SLICED_ROWS = 64
-BLOCK_ROWS = 65536
 DAMAGED = "Restore the folder from a copy, or remove it and run decipher encode again."
 UNREADABLE = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
 ARRAYS = ("vectors.npy", "captions.npy", "caption_of.npy")
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows to be stored: records; blocks that make up vectors (rows, E); captions (U, E) and each row's number of them."""
-
-    records: pl.LazyFrame
-    rows: int
-    vectors: Iterable[np.ndarray]
-    captions: np.ndarray
-    caption_of: np.ndarray
+PATCHES = "patches.npy"
 
 
 @dataclass(frozen=True)
 class Segment:
-    """`keep` (rows,) bool: which rows still live, None when all do; `start`: the index row of the first live one."""
+    """`keep` (rows,) bool: which rows still live, None when all do; `start`: the index row of the first live one;
+    `patches` (rows, N, E) float16, None where the index keeps none."""
 
     folder: Path
     rows: int
@@ -56,6 +46,7 @@ class Segment:
     vectors: np.ndarray
     captions: np.ndarray
     caption_of: np.ndarray
+    patches: np.ndarray | None
     held: SharedLock
 
     @property
@@ -78,6 +69,10 @@ class Segment:
         """float32 (m, E): "vectors" or "captions" (`kind`) of some live rows."""
         physical = self.physical(live_rows)
         return self.vectors[physical] if kind == "vectors" else self.captions[self.caption_of[physical]]
+
+    def gather_patches(self, live_rows: np.ndarray) -> np.ndarray:
+        """float16 (m, N, E) of some live rows of an index that keeps them."""
+        return self.patches[self.physical(live_rows)]  # type: ignore[index]
 
     def silent(self, live_rows: np.ndarray | None = None) -> np.ndarray:
         """bool: which of some live rows, or of all, have a caption that says nothing."""
@@ -125,13 +120,11 @@ class Segment:
             numbered = pl.scan_parquet(path, row_index_name="_row").filter(pl.col("_row").is_in(wanted.implode()))
             return _chosen(numbered.drop("_row"), names).collect()
 
-    def part(self) -> "Part":
+    def part(self) -> Part:
         """The live rows, to be stored again, and no caption but theirs."""
-        blocks = range(0, self.rows, BLOCK_ROWS)
-        keep = np.ones(self.rows, dtype=bool) if self.keep is None else self.keep
-        vectors = (self.vectors[at : at + BLOCK_ROWS][keep[at : at + BLOCK_ROWS]] for at in blocks)
         used, own = np.unique(self.alive(self.caption_of), return_inverse=True)
-        return Part(self.scan(), self.live, vectors, self.captions[used], own)
+        patches = None if self.patches is None else blocks_of(self.patches, self.keep)
+        return Part(self.scan(), self.live, blocks_of(self.vectors, self.keep), self.captions[used], own, patches)
 
 
 def _chosen(records: pl.LazyFrame, names: list[str] | None) -> pl.LazyFrame:
@@ -162,7 +155,9 @@ def changed(folder: Path, stamps: Mapping[str, Mapping[str, Any]]) -> Iterator[s
             yield f"segments/{folder.name}/{name} differs from its checksum."
 
 
-def open_segment(folder: Path, entry: Mapping[str, Any], start: int, dim: int) -> Segment:
+def open_segment(
+    folder: Path, entry: Mapping[str, Any], start: int, dim: int, patch_shape: PatchShape | None = None
+) -> Segment:
     """The segment of a manifest's `entry`; DecipherError when files are missing, cut short, or disagree."""
     rows = int(entry["rows"])
     for name, stamp in entry["files"].items():
@@ -171,57 +166,41 @@ def open_segment(folder: Path, entry: Mapping[str, Any], start: int, dim: int) -
             raise DecipherError(f"{folder / name} is {'missing' if size is None else 'cut short or changed'}.", DAMAGED)
     with _readable(folder, (*UNREADABLE, Exception)):  # NumPy's parser of headers raises whatever Python's does
         held = SharedLock(folder / "vectors.npy")
-        vectors, captions, caption_of = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS)
+        vectors, captions, caption_of = (_mapped(folder / name) for name in ARRAYS)
+        patches = _mapped(folder / PATCHES) if patch_shape else None
         count = pl.scan_parquet(folder / "series.parquet").select(pl.len()).collect().item()
     if not vectors.shape == (rows, dim) == (count, captions.shape[1]) or caption_of.shape != (rows,):
         raise DecipherError(f"In {folder} records and vectors do not have the same number of rows.", DAMAGED)
-    return Segment(folder, rows, start, tombstones.keep(entry["removed"], rows), vectors, captions, caption_of, held)
+    if patches is not None and (patches.shape != (rows, *patch_shape) or patches.dtype != np.float16):  # type: ignore[misc]
+        raise DecipherError(f"{folder / PATCHES} does not hold the patch vectors of {rows} series.", DAMAGED)
+    keep = tombstones.keep(entry["removed"], rows)
+    return Segment(folder, rows, start, keep, vectors, captions, caption_of, patches, held)
 
 
-def part_of(records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray) -> Part:
-    """Rows to be stored, from one caption's vector a row: vectors, captions float32 (n, E)."""
-    return Part(records.lazy(), records.height, [vectors], *distinct(captions))
+def _mapped(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def joined(parts: Sequence[Part]) -> Part:
-    """Several parts as one, in order."""
-    first = np.cumsum([0, *(len(part.captions) for part in parts)])
-    captions, own = distinct(np.concatenate([part.captions for part in parts]))
-    caption_of = [own[part.caption_of + start] for part, start in zip(parts, first, strict=False)]
-    return Part(
-        pl.concat([part.records for part in parts], how="diagonal_relaxed"),
-        sum(part.rows for part in parts),
-        chain.from_iterable(part.vectors for part in parts),
-        captions,
-        np.concatenate(caption_of),
-    )
-
-
-def distinct(captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different rows of float32 (n, E), as they first come, and each row's number of them, int32 (n,)."""
-    numbers: dict[bytes, int] = {}
-    own = np.fromiter((numbers.setdefault(row.tobytes(), len(numbers)) for row in captions), np.int32, len(captions))
-    return np.frombuffer(b"".join(numbers), np.float32).reshape(-1, captions.shape[1]), own
-
-
-def write_segment(folder: Path, part: Part, dim: int) -> dict[str, Any]:
+def write_segment(folder: Path, part: Part, dim: int, patch_shape: PatchShape | None = None) -> dict[str, Any]:
     """Write a segment whole or not at all, block by block; returns its entry for the manifest."""
     partial = folder.with_name(folder.name + ".partial")
     for left in (partial, folder):
         shutil.rmtree(left, ignore_errors=True)
     try:
-        return _written(partial, folder, part, dim)
+        return _written(partial, folder, part, dim, patch_shape)
     except Exception:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk gets its space back
         raise
 
 
-def _written(partial: Path, folder: Path, part: Part, dim: int) -> dict[str, Any]:
+def _written(partial: Path, folder: Path, part: Part, dim: int, patch_shape: PatchShape | None) -> dict[str, Any]:
     partial.mkdir(parents=True)
     part.records.sink_parquet(partial / "series.parquet", compression="zstd", row_group_size=ROWS_PER_GROUP)
     write_npy(partial / "vectors.npy", np.dtype(np.float32), (part.rows, dim), part.vectors)
     write_npy(partial / "captions.npy", np.dtype(np.float32), part.captions.shape, [part.captions])
     write_npy(partial / "caption_of.npy", np.dtype(np.int32), part.caption_of.shape, [part.caption_of])
+    if patch_shape:
+        write_npy(partial / PATCHES, np.dtype(np.float16), (part.rows, *patch_shape), part.patches or ())
     files = {}
     for path in sorted(partial.iterdir()):
         sync(path)
@@ -232,21 +211,12 @@ def _written(partial: Path, folder: Path, part: Part, dim: int) -> dict[str, Any
     return {"name": folder.name, "rows": part.rows, "removed": "", "files": files}
 
 
-def write_npy(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
-    """An array file from blocks of its rows; not through a memory map, where a full disk would kill the process."""
-    with path.open("wb") as stream:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for block in blocks:
-            stream.write(np.ascontiguousarray(block, dtype=dtype).data)
-
-
 def check_rows(records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray, dim: int) -> None:
     """DecipherError unless these rows may be stored: one vector (dim,) of length 1 a record, no series twice."""
     expected = (records.height, dim)
     if vectors.shape != expected or captions.shape != expected:
         raise DecipherError(f"Vectors {vectors.shape} and captions {captions.shape} do not match {expected}.")
-    if not normalised(vectors) or not all(np.isfinite(block).all() for block in _blocks(captions)):
+    if not normalised(vectors) or not all(np.isfinite(block).all() for block in blocks_of(captions)):
         raise DecipherError("The encoder gave vectors that are not finite or not of length 1.", "Check the model.")
     if records["series_id"].is_duplicated().any():
         twice = records.filter(pl.col("series_id").is_duplicated())["series_id"][0]
@@ -263,11 +233,7 @@ def silent(captions: np.ndarray) -> np.ndarray:
 
 def normalised(vectors: np.ndarray) -> bool:
     """Whether each row has length 1 within 1e-3; reads a block at a time."""
-    return all(bool((np.abs(np.einsum("ij,ij->i", block, block) - 1) < 2e-3).all()) for block in _blocks(vectors))
-
-
-def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
-    return (array[start : start + BLOCK_ROWS] for start in range(0, len(array), BLOCK_ROWS))
+    return all(bool((np.abs(np.einsum("ij,ij->i", block, block) - 1) < 2e-3).all()) for block in blocks_of(vectors))
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:

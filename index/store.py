@@ -14,29 +14,26 @@ import dataclasses
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from index import card as cards
 from index import manifest, tombstones
 from index.archive import Archive
+from index.card import check_free, is_index
 from index.leftovers import sweep_pictures, sweep_segments
 from index.lock import writable, writer_lock
+from index.part import Part, PatchShape, joined, part_of
 from index.rows import Rows
 from index.segment import (
     DAMAGED,
-    Part,
     Segment,
     changed,
     check_rows,
-    joined,
     open_segment,
-    part_of,
-    read_json,
     replace_file,
     sync,
     write_json,
@@ -47,43 +44,39 @@ from models.folder import titled
 
 MOST_SEGMENTS = 16
 """more young ones are joined, since each costs a little at every opening"""
-OWN_NAMES = {"card.json", "key", "lock", "segments"}
 
 
 class Index(Rows):
     """An index folder as of one commit. Use `Index.create` or `Index.open`; row numbers are those of `records`."""
 
     def __init__(self, folder: Path, card: dict[str, Any], commit: dict[str, Any]) -> None:
-        super().__init__(int(card["passport"]["dim"]), folder)
+        super().__init__(int(card["passport"]["dim"]), folder, cards.patch_shape(card))
         self.card = card
         self._writing = False
         self._load(commit)
 
     @classmethod
     def create(
-        cls, folder: Path, passport: Mapping[str, Any], archives: Iterable[Archive] = (), key: bytes | None = None
+        cls,
+        folder: Path,
+        passport: Mapping[str, Any],
+        archives: Iterable[Archive] = (),
+        key: bytes | None = None,
+        patches: PatchShape | None = None,
     ) -> "Index":
         """Make an empty index in a new or empty folder for vectors of `passport["dim"]`; never takes over another's.
 
         `key` (32 bytes, random by default) is the secret under which patients are hashed; it stays in this folder.
+        patches: (N, E) of the patch vectors that it keeps of all its series, None for none.
         """
         folder = Path(folder)
         check_free(folder)
-        card = {
-            "kind": "decipher index",
-            "format": manifest.FORMAT,
-            "passport": dict(passport),
-            "versions": {"decipher": _version()},
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "archives": [archive.to_json() for archive in archives],
-            "series": 0,
-        }
         with writable(folder):
             (folder / "segments").mkdir(parents=True, exist_ok=True)
             with writer_lock(folder):
                 check_free(folder)
                 replace_file(folder / "key", key or secrets.token_bytes(32), mode=0o600)
-                write_json(folder / "card.json", card)
+                write_json(folder / cards.NAME, cards.new(passport, archives, patches))
                 manifest.write(folder, manifest.EMPTY)
         return cls.open(folder)
 
@@ -98,7 +91,7 @@ class Index(Rows):
         commit = manifest.read(folder)
         while True:
             try:
-                return cls(folder, _read_card(folder), commit)
+                return cls(folder, cards.read(folder), commit)
             except DecipherError:
                 # A writer may have swept segments away between our reading the manifest and opening them.
                 newer = manifest.read(folder)
@@ -173,23 +166,38 @@ class Index(Rows):
                 commit = manifest.read(self.folder)
                 if commit != self._manifest:
                     self._load(commit)
-                self.card = {**_read_card(self.folder), "series": len(self)}
+                self.card = {**cards.read(self.folder), "series": len(self)}
                 self._sweep(orderly)
                 yield
             finally:
                 self._writing = False
 
-    def append(self, records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray | None = None) -> None:
-        """Add rows in one commit. vectors, captions: float32 (n, E), vectors of length 1; no captions: zeros."""
+    def append(
+        self,
+        records: pl.DataFrame,
+        vectors: np.ndarray,
+        captions: np.ndarray | None = None,
+        patches: Iterable[np.ndarray] | None = None,
+    ) -> None:
+        """Add rows in one commit. vectors, captions: float32 (n, E), vectors of length 1; no captions: zeros.
+
+        patches: blocks (b, N, E) that make up those of all rows, where this index keeps them; read while they are written.
+        """
         with self.writing():
             if taken := self.row_of(records["series_id"]):
                 raise DecipherError(f"Series {min(taken)} is in the index already.", "Replace it, or remove it first.")
-            self._commit(self._manifest["segments"], records, vectors, captions)
+            self._commit(self._manifest["segments"], records, vectors, captions, patches)
 
-    def replace(self, records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray | None = None) -> None:
-        """Add rows and remove those that had the same series_id, in one commit."""
+    def replace(
+        self,
+        records: pl.DataFrame,
+        vectors: np.ndarray,
+        captions: np.ndarray | None = None,
+        patches: Iterable[np.ndarray] | None = None,
+    ) -> None:
+        """Add rows as `append` does and remove those that had the same series_id, in one commit."""
         with self.writing():
-            self._commit(self._without(records["series_id"]), records, vectors, captions)
+            self._commit(self._without(records["series_id"]), records, vectors, captions, patches)
 
     def remove(self, series_ids: Iterable[str]) -> int:
         """Remove series in one commit; those that are not here are passed over. Returns how many were removed."""
@@ -216,7 +224,7 @@ class Index(Rows):
     def update_card(self, **changes: Any) -> None:
         """Change entries of card.json atomically."""
         with self.writing(), writable(self.folder):
-            write_json(self.folder / "card.json", {**self.card, **changes})
+            write_json(self.folder / cards.NAME, {**self.card, **changes})
             self.card |= changes
 
     def write_rejects(self, rejects: pl.DataFrame) -> None:
@@ -236,7 +244,8 @@ class Index(Rows):
             if known and same == entry:
                 segments.append(dataclasses.replace(known, start=start))
             else:
-                segments.append(open_segment(self.folder / "segments" / entry["name"], entry, start, self.dim))
+                place = self.folder / "segments" / entry["name"]
+                segments.append(open_segment(place, entry, start, self.dim, self.patch_shape))
             start += segments[-1].live
         self._manifest = commit
         self._hold(segments)
@@ -260,8 +269,16 @@ class Index(Rows):
         return entries
 
     def _commit(
-        self, entries: list[dict[str, Any]], records: pl.DataFrame, vectors: np.ndarray, captions: np.ndarray | None
+        self,
+        entries: list[dict[str, Any]],
+        records: pl.DataFrame,
+        vectors: np.ndarray,
+        captions: np.ndarray | None,
+        patches: Iterable[np.ndarray] | None,
     ) -> None:
+        if (patches is not None) != self.has_patches:
+            keeps = "keeps patch vectors of all its series" if self.has_patches else "keeps no patch vectors"
+            raise DecipherError(f"The index {self.folder} {keeps}.", "Make another with -i.")
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         captions = (
             np.broadcast_to(np.float32(0), vectors.shape)
@@ -270,7 +287,7 @@ class Index(Rows):
         )
         check_rows(records, vectors, captions, self.dim)
         if records.height:
-            self._store(entries, part_of(records, vectors, captions))
+            self._store(entries, part_of(records, vectors, captions, patches))
 
     def _join(self, first: int) -> None:
         """Commit the live rows of the segments from number `first` on as one segment; damaged ones are never copied."""
@@ -280,7 +297,7 @@ class Index(Rows):
     def _store(self, entries: list[dict[str, Any]], part: Part) -> None:
         name = f"{self._manifest['next_segment']:06d}"
         with writable(self.folder):
-            entry = write_segment(self.folder / "segments" / name, part, self.dim)
+            entry = write_segment(self.folder / "segments" / name, part, self.dim, self.patch_shape)
         self._publish([*entries, entry])
 
     def _publish(self, entries: list[dict[str, Any]]) -> None:
@@ -290,7 +307,7 @@ class Index(Rows):
             manifest.write(self.folder, commit)
         self._load(commit)
         with writable(self.folder):
-            write_json(self.folder / "card.json", self.card)
+            write_json(self.folder / cards.NAME, self.card)
 
     def _sweep(self, orderly: bool) -> None:
         """Clear away what earlier writers left; all of it where the last one did not come to its end."""
@@ -308,39 +325,3 @@ def first_young(sizes: Sequence[int]) -> int:
         if size <= left:
             return at
     return len(sizes)
-
-
-def is_index(folder: Path) -> bool:
-    """Whether `folder` holds an index, whole or damaged."""
-    return (folder / "manifest.json").is_file() and (folder / "card.json").is_file()
-
-
-def check_free(folder: Path) -> None:
-    """DecipherError unless an index may be made here: nothing there, or only what a killed `create` left."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise DecipherError(f"{folder} is a file, not a folder.", "Choose another folder with -i.")
-    if is_index(folder):
-        raise DecipherError(f"There is an index in {folder} already.", "Choose another folder with -i, or remove it.")
-    names = {path.name for path in folder.iterdir() if not path.name.endswith(".partial")}
-    segments = folder / "segments"
-    if names - OWN_NAMES or (segments.is_dir() and any(segments.iterdir())):
-        raise DecipherError(f"{folder} holds other files and is not an index.", "Choose another folder with -i.")
-
-
-def _read_card(folder: Path) -> dict[str, Any]:
-    card = read_json(folder / "card.json")
-    try:
-        int(card["passport"]["dim"])
-        _ = [Archive.from_json(entry) for entry in card["archives"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DecipherError(f"{folder / 'card.json'} lacks what an index says of itself.", DAMAGED) from error
-    return card
-
-
-def _version() -> str:
-    try:
-        return metadata.version("decipher-mri")
-    except metadata.PackageNotFoundError:
-        return "unknown"

@@ -3,7 +3,8 @@
 Decisions:
 - A mask found on the RAS+ grid is turned back to the order in which the source file keeps its voxels, and the source's
   header goes with it, so that shape and affine are the same to the bit. Free text of the header is not taken along.
-- Of DICOM, the mask is on the RAS+ grid that the volume was read in: a viewer lays it over the series all the same.
+- Of DICOM, the mask is on the RAS+ grid that the volume was read in: a viewer lays it over the series all the same, and
+  index.seg writes it on the series' own images.
 - The file is whole or not there, and the same mask makes the same bytes.
 """
 

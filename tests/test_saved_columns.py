@@ -68,6 +68,30 @@ def test_a_saved_column_is_read_in_every_way(index):
     assert saving.origins(index) == {"guess": ORIGIN}
 
 
+def test_numbers_are_saved_as_numbers_with_their_interval(index, rng):
+    rows = np.array([0, 2, 5])
+    saving.save_numbers(index, "age_guess", rows, np.array([61.5, 40.0, 70.0]), 10.0, ORIGIN)
+    for now in (index, Index.open(index.folder)):
+        assert {name: now.schema[name] for name in now.saved} == dict.fromkeys(
+            ["age_guess", "age_guess_low", "age_guess_high"], pl.Float64
+        )
+        assert values(now, "age_guess") == {"a": 61.5, "b": None, "c": 40.0, "d": None, "e": None, "f": 70.0}
+        assert matching(now, ["age_guess > 60"]).tolist() == [True, False, False, False, False, True]
+        assert matching(now, ["age_guess_low > 55", "age_guess_high < 90"]).tolist() == [False] * 5 + [True]
+        assert verify(now) == []
+    removal.remove(index, ["f"])
+    removal.compact(index)
+    assert values(index, "age_guess") == {"a": 61.5, "b": None, "c": 40.0, "d": None, "e": None} and verify(index) == []
+    saving.save_numbers(index, "age_guess", rows[:1], np.array([3.0]), None, ORIGIN)
+    assert list(index.saved) == ["age_guess"], "an interval that is not known is not there"
+    saved(index, "ab", name="age_guess")
+    assert list(index.saved) == ["age_guess", "age_guess_probability"] and index.schema["age_guess"] == pl.String
+    for name in ("age_guess_low", "AGE_guess_high"):
+        saving.save_numbers(index, "age_guess", rows[:2], np.ones(2), 1.0, ORIGIN)
+        with pytest.raises(DecipherError, match="already"):
+            saving.save_numbers(index, name, rows[:2], np.ones(2), 1.0, ORIGIN)
+
+
 def test_saving_again_replaces_all_of_it(index):
     saved(index)
     saved(index, "ab", labels="xy")
@@ -191,3 +215,18 @@ def test_a_merge_renames_series_in_columns_too(tmp_path):
     assert len(both) == 4 and both.columns(["guess"])["guess"].to_list() == ["x", None, "y", "z"]
     assert saving.origins(both)["guess"] == {"by": "merge", "from": [ORIGIN, origin]}
     assert about(both.saved["guess"])["by"] == "merge"
+
+
+def test_numbers_are_merged_with_numbers_alone(tmp_path):
+    a, b = site(tmp_path / "a", "abc"), site(tmp_path / "b", "cde", seed=1)
+    saving.save_numbers(a, "age_guess", np.array([0, 2]), np.array([1.0, 2.0]), 5.0, ORIGIN)
+    saving.save_numbers(b, "age_guess", np.array([0, 1]), np.array([3.0, 4.0]), None, ORIGIN)
+    merge([a.folder, b.folder], tmp_path / "c")
+    both = Index.open(tmp_path / "c")
+    assert values(both, "age_guess") == {"a": 1.0, "b": None, "c": 2.0, "d": 4.0, "e": None}
+    assert values(both, "age_guess_high") == {"a": 6.0, "b": None, "c": 7.0, "d": None, "e": None}
+    assert verify(both) == []
+    saved(b, "cd", "age_guess")
+    with pytest.raises(DecipherError, match="text in one index and a number in another") as error:
+        merge([a.folder, b.folder], tmp_path / "d")
+    assert error.value.hint and not (tmp_path / "d").exists()
