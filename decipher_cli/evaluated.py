@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.errors import DecipherError
+from training.evaluation import IF_THERE, TASKS
+from training.probe_plots import COLOURS, GREY, NAMES, draw, save
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
 ALL = "evaluation.json"
 PARTS = ("retrieval", "quality", "probes", "health")
+PROBES = "probes"
 OWN_NAMES = {ALL, "README.md", *(f"{part}.{kind}" for part in PARTS for kind in ("parquet", "md", "png", "svg"))}
+OWN_NAMES |= {f"{PROBES}/{task}/{name}" for task in (*TASKS, *IF_THERE) for name in NAMES}
+OWN_FOLDERS = {PROBES, *(f"{PROBES}/{task}" for task in (*TASKS, *IF_THERE))}
 HEADS = {"recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "precision@10": "P@10", "map": "mAP"}
 HEADS |= {"median_rank": "rank"}
 TITLES = {
@@ -40,7 +45,8 @@ PART_WORDS = {
     "quality": "The index itself: recall of search against exact search, latency, hubness, duplicates. "
     "Its effective rank is that of the vectors as they are, not centred.",
     "probes": "Linear probes on the frozen vectors, judged on patients that they did not see, beside baselines that know "
-    "the labels alone (majority, mean), the acquisition tags or the geometry.",
+    "the labels alone (majority, mean), the acquisition tags, the geometry, the intensities (histogram), or what the same "
+    "encoder makes of the pixels before it learnt anything (random_encoder).",
     "health": "The vectors: how many directions they use, how alike they are, whether neighbours agree.",
 }
 MAIN = {"regression": "pearson"}
@@ -85,20 +91,25 @@ def _number(value: float, metric: str) -> str:
 
 def check_folder(folder: Path) -> None:
     """DecipherError unless an evaluation may be written here: nothing there, or nothing but an earlier one."""
-    if not folder.exists():
-        return
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
-    if names and (names - OWN_NAMES or ALL not in names):
+    if folder.exists() and (not _is_own(folder) or (any(folder.iterdir()) and not (folder / ALL).is_file())):
         raise DecipherError(f"{folder} holds something else than an evaluation.", "Name a new folder with -o.")
 
 
+def _is_own(folder: Path) -> bool:
+    """Whether it is a folder, with nothing in it that no evaluation writes."""
+    return folder.is_dir() and all(
+        path.relative_to(folder).as_posix() in (OWN_FOLDERS if path.is_dir() else OWN_NAMES)
+        for path in folder.rglob("*")
+    )
+
+
 def write(evaluation: "Evaluation", folder: Path) -> list[str]:
-    """Write everything into `folder`, whole or not at all; returns the names of the files."""
+    """Write everything into `folder`, whole or not at all; returns the files, as they are named in it."""
     from index.lock import writable
 
     check_folder(folder)
     partial = folder.with_name(f"{folder.name}.partial")
-    if partial.exists() and (not partial.is_dir() or {path.name for path in partial.iterdir()} - OWN_NAMES):
+    if partial.exists() and not _is_own(partial):
         raise DecipherError(f"{partial} is in the way.", "Remove it, or name another folder with -o.")
     try:
         with writable(folder):
@@ -112,14 +123,16 @@ def write(evaluation: "Evaluation", folder: Path) -> list[str]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _fill(evaluation: "Evaluation", folder: Path) -> None:
     for name, frame in evaluation.tables.items():
         frame.write_parquet(folder / f"{name}.parquet", compression="zstd")
         (folder / f"{name}.md").write_text(f"{PART_WORDS[name]}\n\n{markdown(frame)}")
-        _save(PLOTS[name](evaluation), folder / name)
+        save(PLOTS[name](evaluation), folder / name)
+    for probe in evaluation.probes:
+        draw(probe, folder / PROBES / probe.task)
     (folder / ALL).write_text(json.dumps(evaluation.found, indent=2, allow_nan=False) + "\n")
     (folder / "README.md").write_text(readme(evaluation))
 
@@ -152,7 +165,8 @@ Wilson's over queries. No patient, series or path is named here.
 {_listed("Encoder (passport)", found["passport"])}
 ## Files
 
-{files}- `{ALL}`. All figures as one JSON object.
+{files}- `{PROBES}/TASK/`. Each probe: ROC, calibration and confusion of classes, or predicted against true (PNG, SVG).
+- `{ALL}`. All figures as one JSON object.
 
 ## Left out
 
@@ -165,19 +179,14 @@ def _listed(title: str, values: dict[str, Any]) -> str:
     return f"## {title}\n\n" + "".join(f"- {name.replace('_', ' ')}: {value}\n" for name, value in values.items())
 
 
-def _save(figure: "Figure", stem: Path) -> None:
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "decipher", "svg.fonttype": "none"}):
-        figure.savefig(stem.with_suffix(".png"), dpi=150, metadata={"Software": None})
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-
-
 def _figure(lines: int, panels: int) -> tuple["Figure", list[Any]]:
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(4.6 * panels, 1.4 + INCHES_A_LINE * max(lines, 4)), layout="constrained")
-    return made, list(made.subplots(1, panels, sharey=True, squeeze=False)[0])
+    drawn = list(made.subplots(1, panels, sharey=True, squeeze=False)[0])
+    for axes in drawn:
+        axes.spines[["top", "right"]].set_visible(False)
+    return made, drawn
 
 
 def _dots(axes: Any, places: Sequence[float], figures: Sequence[dict[str, Any]], label: str, **style: Any) -> None:
@@ -199,7 +208,7 @@ def _lined(axes: Any, names: Sequence[str], title: str) -> None:
 
 def _legend(made: "Figure", axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
+    made.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
 
 
 def _plot_retrieval(evaluation: "Evaluation") -> "Figure":
@@ -207,11 +216,11 @@ def _plot_retrieval(evaluation: "Evaluation") -> "Figure":
     made, panels = _figure(len(rows), 2)
     for axes, metric in zip(panels, ("recall@10", "map"), strict=True):
         places = list(range(len(rows)))
-        _dots(axes, places, [row["metrics"][metric] for row in rows], "encoder, 95 %", color="C0")
+        _dots(axes, places, [row["metrics"][metric] for row in rows], "encoder, 95 %", color=COLOURS[0])
         quick = [(place, row["indexed"]) for place, row in enumerate(rows) if row["indexed"]]
         if metric == "recall@10" and quick:
-            _dots(axes, [at + 0.2 for at, _ in quick], [one[metric] for _, one in quick], "indexed", color="C1")
-        axes.plot([row["chance"][metric] for row in rows], places, "x", color="0.4", label="chance")
+            _dots(axes, [at + 0.2 for at, _ in quick], [one[metric] for _, one in quick], "indexed", color=COLOURS[1])
+        axes.plot([row["chance"][metric] for row in rows], places, "x", color=GREY, label="chance")
         _lined(axes, [row["kind"] for row in rows], metric)
         axes.set_xlim(-0.02, 1.02)
     _legend(made, panels[0])
@@ -221,7 +230,7 @@ def _plot_retrieval(evaluation: "Evaluation") -> "Figure":
 def _plot_quality(evaluation: "Evaluation") -> "Figure":
     shares = evaluation.found["quality"]["recall@10_by_query"]
     made, (axes,) = _figure(len(shares), 1)
-    _dots(axes, range(len(shares)), list(shares.values()), "search", color="C0")
+    _dots(axes, range(len(shares)), list(shares.values()), "search", color=COLOURS[0])
     _lined(axes, list(shares), "recall@10 of search against exact search")
     axes.set_xlim(min(0.9, *(share["low"] for share in shares.values())), 1.005)
     return made
@@ -232,12 +241,14 @@ def _plot_probes(evaluation: "Evaluation") -> "Figure":
     made, (axes,) = _figure(len(probes), 1)
     metrics = [MAIN.get(probe["kind"], "auroc") for probe in probes]
     rivals = sorted({name for probe in probes for name in probe["baselines"]})
-    _dots(axes, range(len(probes)), [p["metrics"][m] for p, m in zip(probes, metrics, strict=True)], "encoder, 95 %")
-    for number, name in enumerate(rivals):
-        there = [(at, p["baselines"].get(name, {}).get(metrics[at])) for at, p in enumerate(probes)]
-        known = [(at, one if isinstance(one, dict) else {"value": one}) for at, one in there if one is not None]
-        heights = [at + 0.6 * (number + 1) / (len(rivals) + 1) for at, _ in known]
-        _dots(axes, heights, [one for _, one in known], name, color=f"C{number + 1}", fmt="x")
+    found = [p["metrics"][m] for p, m in zip(probes, metrics, strict=True)]
+    _dots(axes, range(len(probes)), found, "encoder, 95 %", color=COLOURS[0])
+    for name, colour, mark in zip(rivals, (*COLOURS[1:], GREY), "Dos^Xv", strict=False):
+        there = [(at + 0.3, p["baselines"].get(name, {}).get(metrics[at])) for at, p in enumerate(probes)]
+        known = [(at, value) for at, value in there if value is not None]
+        if known:
+            places, values = zip(*known, strict=True)
+            axes.plot(values, places, mark, color=colour, markersize=5, label=name)
     _lined(axes, [f"{p['task']} ({m})" for p, m in zip(probes, metrics, strict=True)], "probes and baselines")
     _legend(made, axes)
     return made
@@ -245,7 +256,7 @@ def _plot_probes(evaluation: "Evaluation") -> "Figure":
 
 def _plot_health(evaluation: "Evaluation") -> "Figure":
     made, (axes,) = _figure(8, 1)
-    axes.plot(np.arange(1, len(evaluation.spectrum) + 1), np.cumsum(evaluation.spectrum))
+    axes.plot(np.arange(1, len(evaluation.spectrum) + 1), np.cumsum(evaluation.spectrum), color=COLOURS[0])
     axes.set_xscale("log")
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("directions")

@@ -1,4 +1,6 @@
-"""Apply a detector to the studies of an archive, or a saved probe to an index.
+"""Apply a detector to the studies of an archive, or a saved probe to an index, an archive or a volume.
+
+A probe, as `decipher probe -o` saved it, gives calibrated probabilities, or a number with a 95 % interval.
 
 A detector is the model folder that `decipher train medmap` ends with: it fuses the series of a study and gives the
 probability of each finding. Where reports or labels say what is there, the figures follow, with 95 % intervals; studies that
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "decipher predict runs/medmap/model ./archive",
     "decipher predict runs/medmap/model ./archive --reports reports.csv --json",
-    "decipher predict age-probe decipher-index --json",
+    "decipher predict age-probe --save age_guess && decipher search --where 'age_guess > 60'",
+    "decipher predict age-probe ./archive/volume.nii.gz --json",
 )
 
 
@@ -34,17 +37,28 @@ def predict(
     findings: Annotated[
         str | None, typer.Option(help="Label column that holds what is there. Default: what the detector learnt from.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="Encoder of an archive's series. Default: the probe's own.")
+    ] = None,
+    save: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Keep a probe's predictions in the index, for --where.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     from decipher_cli.places import index_folder
+    from decipher_cli.predicted import predict_probe
     from models.errors import DecipherError
 
     target = place or index_folder(None)
     if (fitted / "probe.json").is_file():
-        _predict_probe(fitted, target, as_json)
+        predict_probe(fitted, target, model, save, device, as_json)
     elif (fitted / "detector").is_dir():
+        if save:
+            raise DecipherError(
+                "Findings of a detector are not kept as a column.", "--json > findings.jsonl keeps them."
+            )
         _predict_studies(fitted, target, labels, reports, findings, device, as_json)
     else:
         raise DecipherError(
@@ -175,37 +189,3 @@ def _interval(metric: dict[str, float]) -> str:
     from decipher_cli.output import number
 
     return f"{number(metric['value'])} ({number(metric['low'])}-{number(metric['high'])})"
-
-
-def _predict_probe(fitted: Path, place: Path, as_json: bool) -> None:
-    import numpy as np
-
-    from decipher_cli.output import paper, put_json, say, table
-    from index.store import Index
-    from training.saved_probe import apply_probe, check_passport, load_probe
-
-    probe, index = load_probe(fitted), Index.open(place)
-    check_passport(probe, index.passport)
-    outputs = apply_probe(probe, index.gather(np.arange(len(index))))
-    where = index.columns(["series_id", "path", "part"])
-    shown = table("series", probe.task, *(["probability"] if probe.classes else []))
-    for record, output in zip(where.iter_rows(named=True), outputs, strict=True):
-        said = _said(probe, output)
-        if as_json:
-            put_json({**record, "task": probe.task, **said})
-        else:
-            shown.add_row(
-                record["path"], *(f"{v:.2f}" if isinstance(v, float) else str(v) for v in list(said.values())[:2])
-            )
-    if not as_json:
-        paper().print(shown)
-    say(f"{len(index)} series; the probe's own figures: {fitted / 'probe.json'}")
-
-
-def _said(probe: Any, output: Any) -> dict[str, Any]:
-    """A number, or the likeliest class with its probability and those of all."""
-    if not probe.classes:
-        return {"value": round(float(output), 4)}
-    best = int(output.argmax())
-    each = {str(name): round(float(p), 6) for name, p in zip(probe.classes, output, strict=True)}
-    return {"label": str(probe.classes[best]), "probability": round(float(output[best]), 6), "probabilities": each}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from decipher_cli.evaluated import OWN_NAMES, PLOTS, markdown, show_retrieval
 from index.store import Index
 
+TOP = {name for name in OWN_NAMES if "/" not in name}
 METRICS = {"recall@1", "recall@5", "recall@10", "precision@10", "map", "median_rank"}
 
 
@@ -32,8 +34,9 @@ def evaluated(evaluation, folder: Path) -> Path:
 
 @pytest.fixture
 def at_once(evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`eval all` writes what was measured already."""
-    monkeypatch.setattr("training.evaluation.evaluate", lambda *asked: evaluation)
+    """`eval all` writes what was measured already; of the probes' pictures those of one."""
+    fewer = replace(evaluation, probes=[probe for probe in evaluation.probes if probe.task == "sex"])
+    monkeypatch.setattr("training.evaluation.evaluate", lambda *asked: fewer)
 
 
 def test_retrieval_tells_a_line_a_kind_with_chance_and_intervals(decipher, index) -> None:
@@ -105,8 +108,13 @@ def test_another_encoder_leaves_the_text_parts_out(decipher, index, tmp_path) ->
     assert run.json_lines()[0]["kind"].startswith("label")
 
 
+def files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_all_writes_tables_plots_and_a_readme(evaluated, index) -> None:
-    assert {path.name for path in evaluated.iterdir()} == OWN_NAMES
+    files = files_in(evaluated)
+    assert files >= TOP and files <= OWN_NAMES
     found = json.loads((evaluated / "evaluation.json").read_text())
     table = pl.read_parquet(evaluated / "retrieval.parquet")
     assert table.filter(search="exact").height == len(METRICS) * len(found["retrieval"])
@@ -116,7 +124,7 @@ def test_all_writes_tables_plots_and_a_readme(evaluated, index) -> None:
     probes = pl.read_parquet(evaluated / "probes.parquet")
     assert {"sequence", "sex", "age_years"} <= set(probes["task"])
     for task in probes.partition_by("task"):
-        assert {"encoder", "geometry", "tags"} <= set(task["features"])
+        assert {"encoder", "geometry", "tags", "histogram", "random_encoder"} <= set(task["features"])
     health = dict(pl.read_parquet(evaluated / "health.parquet").select("figure", "value").iter_rows())
     vectors = Index.open(index).vectors.astype(float)
     cosines = (vectors @ vectors.T)[np.triu_indices(len(vectors), 1)]
@@ -129,10 +137,19 @@ def test_all_writes_tables_plots_and_a_readme(evaluated, index) -> None:
         assert sum(line.startswith("| ") for line in lines) == rows + 2
 
 
+def test_each_probe_has_its_pictures(evaluation, evaluated) -> None:
+    for probe in evaluation.found["probes"]:
+        numbers, classes = {"predicted"}, {"roc", "calibration", "confusion"}
+        wanted = numbers if probe["kind"] == "regression" else classes
+        names = {path.name for path in (evaluated / "probes" / probe["task"]).iterdir()}
+        assert names == {f"{name}.{end}" for name in wanted for end in ("png", "svg")}
+    assert len(list((evaluated / "probes").iterdir())) == len(evaluation.found["probes"]) >= 3
+
+
 def test_the_readme_says_what_was_measured_and_names_nobody(evaluated, index) -> None:
     said, opened = (evaluated / "README.md").read_text(), Index.open(index)
     assert f"- series: {len(opened)}" in said and f"- hash: {opened.passport['hash']}" in said
-    everything = b"".join(path.read_bytes() for path in evaluated.iterdir())
+    everything = b"".join((evaluated / name).read_bytes() for name in files_in(evaluated))
     for column in ("patient_id", "study_id", "series_id", "path"):
         assert not any(value.encode() in everything for value in opened.records[column].drop_nulls())
 
@@ -140,14 +157,16 @@ def test_the_readme_says_what_was_measured_and_names_nobody(evaluated, index) ->
 def test_all_as_typed_replaces_its_own_and_refuses_what_is_not(decipher, index, at_once) -> None:
     (told,) = decipher("eval", "all", "--queries", "10", "--json").json_lines()
     home = Path(f"{index}-eval")
-    assert told["folder"] == str(home) and set(told["files"]) == OWN_NAMES
+    assert told["folder"] == str(home) and set(told["files"]) == files_in(home) >= TOP
     before = (home / "README.md").stat().st_ino
     run = decipher("eval", "all", "--queries", "10")
     assert run.code == 0 and str(home / "README.md") in run.out
     assert (home / "README.md").stat().st_ino != before
-    (home / "mine.txt").write_text("mine")
-    run = decipher("eval", "all")
-    assert run.code == 1 and "holds something else" in run.err and (home / "mine.txt").read_text() == "mine"
+    for mine in (home / "probes" / "sex" / "mine.txt", home / "mine.txt"):
+        mine.write_text("mine")
+        run = decipher("eval", "all")
+        assert run.code == 1 and "holds something else" in run.err and mine.read_text() == "mine"
+        mine.unlink()
     assert decipher("eval", "all", "-o", index).code == 1, "the index itself"
     shutil.rmtree(home)
 
@@ -169,7 +188,12 @@ def test_a_few_series_leave_out_what_cannot_be_measured(decipher, index, tmp_pat
     made.append(opened.records[rows].drop("report"), opened.gather(rows))
     (told,) = decipher("eval", "all", "-i", tmp_path / "few", "--json").json_lines()
     assert told["quality"] is None and "quality.parquet" not in told["files"]
-    for what in ("no reports", "Index quality is left out", "The probe of sex is left out"):
+    for what in (
+        "no reports",
+        "Index quality is left out",
+        "The probe of sex is left out",
+        "histogram and random_encoder",
+    ):
         assert any(what in sentence for sentence in told["left_out"]), what
     assert "Index quality is left out" in (tmp_path / "few-eval" / "README.md").read_text()
 

@@ -21,9 +21,10 @@ from index.store import Index
 from models.errors import DecipherError
 from training import health
 from training.baselines import baseline_features
-from training.probe import fit_probe
+from training.probe import ProbeResult, fit_probe
 from training.retrieval import measure_retrieval
 from training.retrieval_tasks import Progress
+from training.rivals import pixel_features
 
 KIND = "decipher evaluation"
 TASKS = ("sequence", "body_region", "plane", "age_years", "sex")
@@ -43,10 +44,12 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """found: all of it, ready for json.dumps; spectrum: share of variance of each direction, descending, sums to 1."""
+    """found: all of it, ready for json.dumps; what only plots need: the share of variance of each direction, descending,
+    which sums to 1, and the probes with their predictions."""
 
     found: dict[str, Any]
     spectrum: np.ndarray
+    probes: list[ProbeResult]
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:
@@ -84,10 +87,10 @@ def evaluate(
         "left_out": left_out + missed,
         "retrieval": retrieval.rows,
         "quality": measured,
-        "probes": probes,
+        "probes": [probe.to_json() for probe in probes],
         "health": spread,
     }
-    return Evaluation(found, spectrum)
+    return Evaluation(found, spectrum, probes)
 
 
 def _counts(records: pl.DataFrame) -> dict[str, int]:
@@ -100,17 +103,16 @@ def _counts(records: pl.DataFrame) -> dict[str, int]:
     }
 
 
-def _probes(
-    index: Index, records: pl.DataFrame, seed: int, progress: Progress
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """A linear probe of each label with all baselines, and a sentence on each that could not be fitted."""
-    found, missed, who = [], [], subjects(records)
+def _probes(index: Index, records: pl.DataFrame, seed: int, progress: Progress) -> tuple[list[ProbeResult], list[str]]:
+    """A linear probe of each label with all baselines, and a sentence on each that could not be had."""
+    found, who = [], subjects(records)
+    pixels, missed = pixel_features(index, records, progress)
     tasks = [*TASKS, *(name for name in IF_THERE if name in records.columns)]
     for number, task in enumerate(tasks, start=1):
         try:
             values = records[task].to_list() if task in records.columns else [None] * records.height
-            features = baseline_features(records, exclude=[task])
-            found.append(fit_probe(index.vectors, values, who, task=task, baselines=features, seed=seed).to_json())
+            features = baseline_features(records, exclude=[task]) | pixels
+            found.append(fit_probe(index.vectors, values, who, task=task, baselines=features, seed=seed))
         except DecipherError as error:
             missed.append(f"The probe of {task} is left out: {error.message}")
         progress("probes", number, len(tasks))

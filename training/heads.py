@@ -3,12 +3,14 @@
 Decisions
 - A head takes standardised features (n, p), targets, inner folds and the number of classes (0: regression), and
   returns a function from features (m, p) to outputs (m, 1) or class probabilities (m, K). Adding one is one line
-  in HEADS. Classes weigh the same, however many rows they have.
+  in HEADS. Classes weigh the same, however many rows they have. One of PATCH_HEADS takes patch vectors (n, N, E) as
+  they were stored.
 - Features are turned onto their principal axes first, exact for an L2 penalty and fast where p is far above n.
 - Outputs do not depend on the order of rows.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ LEAST_PROBABILITY = 1e-3
 Folds = list[tuple[np.ndarray, np.ndarray]]
 Weights = tuple[np.ndarray, np.ndarray]
 Predict = Callable[[np.ndarray], np.ndarray]
+Loss = Callable[[np.ndarray], tuple[float, np.ndarray]]
+"""of raw outputs (n, K): its value, and its slope (n, K)"""
 
 
 def linear_weights(features: np.ndarray, target: np.ndarray, folds: Folds, n_classes: int) -> Weights:
@@ -38,8 +42,9 @@ def linear_weights(features: np.ndarray, target: np.ndarray, folds: Folds, n_cla
     path = _logistic_path if n_classes else _ridge_path
     loss = np.zeros(len(penalties))
     for train, test in folds:
+        held = turned[test]
         for i, (weight, bias) in enumerate(path(turned[train], target[train], penalties, n_classes)):
-            loss[i] += _loss(activated(turned[test] @ weight + bias, n_classes), target[test], target)
+            loss[i] += _loss(activated(held @ weight.astype(held.dtype) + bias, n_classes), target[test], target)
     best = _first_best(loss) if folds else len(penalties) // 2
     weight, bias = path(turned, target, penalties[best : best + 1], n_classes)[0]
     return axes @ weight, bias
@@ -53,16 +58,18 @@ def _fit_linear(features: np.ndarray, target: np.ndarray, folds: Folds, *, n_cla
 def _principal_axes(features: np.ndarray) -> np.ndarray:
     """Orthonormal axes (p, rank) that the rows (n, p) span, from the smaller of both Gram matrices."""
     wide = features.shape[0] < features.shape[1]
-    values, axes = np.linalg.eigh(features @ features.T if wide else features.T @ features)
-    kept = values > 1e-10 * max(values[-1], 1e-30)
-    return features.T @ axes[:, kept] / np.sqrt(values[kept]) if wide else axes[:, kept]
+    gram = features @ features.T if wide else features.T @ features
+    values, axes = np.linalg.eigh(gram.astype(np.float64))
+    kept = values > max(1e-10, np.finfo(features.dtype).eps * 10) * max(values[-1], 1e-30)
+    turned = features.T @ axes[:, kept] / np.sqrt(values[kept]) if wide else axes[:, kept]
+    return turned.astype(features.dtype)
 
 
 def _ridge_path(features: np.ndarray, target: np.ndarray, penalties: np.ndarray, n_classes: int) -> list[Weights]:
     """Closed form for every penalty from one eigendecomposition; the bias is not penalised."""
     mean, level = features.mean(0), target.mean()
     centred = features - mean
-    values, axes = np.linalg.eigh(centred.T @ centred)
+    values, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
     projected = axes.T @ (centred.T @ (target - level))
     weights = [axes @ (projected / (np.maximum(values, 0) + penalty))[:, None] for penalty in penalties]
     return [(weight, level - mean @ weight) for weight in weights]
@@ -72,36 +79,55 @@ def _logistic_path(features: np.ndarray, codes: np.ndarray, penalties: np.ndarra
     """Multinomial, classes balanced, as scikit-learn's with C = 1 / penalty; each fit starts from the one before.
 
     On principal axes the diagonal of the curvature is nearly all of it: L-BFGS on axes scaled by it takes few steps.
-    A class without rows gets probability 0.
+    Of two classes the weights are each other's opposite, so one of them is fitted. A class without rows gets
+    probability 0.
     """
     present, member = np.unique(codes, return_inverse=True)
-    goal = np.eye(len(present))[member]
-    share = (len(codes) / len(present) / goal.sum(0))[member][:, None]
-    design = np.hstack([features, np.ones((len(features), 1))])
-    curvature = (share * design**2).sum(0)[:, None] / len(present) + 1e-12
-    theta, found = np.zeros((design.shape[1], len(present))), []
-    for penalty in penalties:
+    share = (len(codes) / len(present) / np.bincount(member))[member].astype(features.dtype)
+    design = np.hstack([features, np.ones((len(features), 1), dtype=features.dtype)])
+    two = len(present) <= 2
+    loss = partial(_sigmoid_loss if two else _softmax_loss, member, share)
+    curvature = (share @ design**2).astype(np.float64)[:, None] / (4 if two else len(present)) + 1e-12
+    theta, found = np.zeros((design.shape[1], 1 if two else len(present))), []
+    for penalty in penalties / 2 if two else penalties:
         cost = np.r_[np.full(features.shape[1], penalty), 0.0][:, None]
-        scale = 1 / np.sqrt(curvature + cost)
-        theta = scale * _minimise(design * scale.T, goal, share, cost * scale**2, theta / scale)
+        theta = _minimise(design, loss, cost, 1 / np.sqrt(curvature + cost), theta)
         weight, bias = np.zeros((features.shape[1], n_classes)), np.full(n_classes, ABSENT)
-        weight[:, present], bias[present] = theta[:-1], theta[-1]
+        every = (np.hstack([-theta / 2, theta / 2]) if two else theta)[:, : len(present)]
+        weight[:, present], bias[present] = every[:-1], every[-1]
         found.append((weight, bias))
     return found
 
 
-def _minimise(x: np.ndarray, goal: np.ndarray, share: np.ndarray, cost: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Coefficients of least cross-entropy, rows weighted by `share` (n, 1), plus half of cost * coefficients^2."""
+def _minimise(x: np.ndarray, loss: Loss, cost: np.ndarray, scale: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Coefficients theta (p, K) of least loss(x @ theta) plus half of cost * theta^2; steps are taken in theta / scale."""
     from scipy.optimize import minimize
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        theta = flat.reshape(start.shape)
-        p = activated(x @ theta, len(start.T))
-        entropy = -(share * goal * np.log(np.maximum(p, 1e-300))).sum()
-        return entropy + (cost * theta**2).sum() / 2, (x.T @ (share * (p - goal)) + cost * theta).ravel()
+        theta = scale * flat.reshape(start.shape)
+        value, slope = loss(x @ theta.astype(x.dtype))
+        gradient = scale * (x.T @ slope + cost * theta)
+        return value + float((cost * theta**2).sum()) / 2, gradient.ravel()
 
-    options = {"maxiter": 200, "gtol": 1e-3, "ftol": 1e-7}
-    return minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(start.shape)
+    options = {"maxiter": 200, "gtol": 1e-4 * max(10.0, len(x) ** 0.5), "ftol": 1e-7}
+    found = minimize(objective, (start / scale).ravel(), jac=True, method="L-BFGS-B", options=options)
+    return scale * found.x.reshape(start.shape)
+
+
+def _sigmoid_loss(member: np.ndarray, share: np.ndarray, raw: np.ndarray) -> tuple[float, np.ndarray]:
+    """Cross-entropy of rows that weigh `share` (n,), and its slope (n, 1); raw (n, 1) is the second class's log odds."""
+    sign = np.where(member, -1, 1).astype(raw.dtype)
+    wrong = np.exp(np.minimum(sign * raw[:, 0], 80))
+    value = float(share @ np.log1p(wrong))
+    return value, (share * sign * wrong / (1 + wrong))[:, None]
+
+
+def _softmax_loss(member: np.ndarray, share: np.ndarray, raw: np.ndarray) -> tuple[float, np.ndarray]:
+    """Cross-entropy of rows that weigh `share` (n,), and its slope (n, K), for raw outputs (n, K)."""
+    p, rows = activated(raw, raw.shape[1]), np.arange(len(raw))
+    value = -float(share @ np.log(np.maximum(p[rows, member], np.finfo(raw.dtype).tiny)))
+    p[rows, member] -= 1
+    return value, share[:, None] * p
 
 
 def activated(raw: np.ndarray, n_classes: int) -> np.ndarray:
@@ -212,4 +238,16 @@ def _train_mlp(
     return net, curve
 
 
-HEADS: dict[str, Callable[..., Predict]] = {"linear": _fit_linear, "knn": _fit_knn, "mlp": _fit_mlp}
+def _fit_attentive(patches: np.ndarray, target: np.ndarray, folds: Folds, *, n_classes: int, seed: int) -> Predict:
+    from training.attentive import fit_attentive
+
+    return fit_attentive(patches, target, folds, n_classes=n_classes, seed=seed, read_out=_fit_linear)
+
+
+HEADS: dict[str, Callable[..., Predict]] = {
+    "linear": _fit_linear,
+    "knn": _fit_knn,
+    "mlp": _fit_mlp,
+    "attentive": _fit_attentive,
+}
+PATCH_HEADS = ("attentive",)

@@ -4,40 +4,30 @@ Decisions
 - Every figure comes from predictions of rows whose patient the fit never saw: grouped folds, and grouped folds within
   them to choose the regularisation. Intervals resample patients and hold the fits fixed: they cover a real effect,
   but of vectors that know nothing about one in six excludes chance, on either side.
-- Baselines (majority or mean, acquisition tags, geometry) go through the same head and the same folds.
+- Baselines (majority or mean, acquisition tags, geometry) go through the same head and the same folds; through the
+  linear one where the head takes patches.
+- Each of several labels is probed where it is known, as if it were alone.
 - Outputs do not depend on the order of rows.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from models.errors import DecipherError
-from training import metrics
-from training.folds import grouped_folds
-from training.heads import HEADS, Folds, linear_weights
+from training.crossfit import Features, Fit, Question, out_of_fold, question, scaled, standard
+from training.curve import curve as curve_of
+from training.heads import HEADS, PATCH_HEADS, linear_weights
+from training.judge import Figures, Judge
+from training.table import Table, check_apart, keep_apart
+from training.target import MULTILABEL, Column, Target, Values, read_target
+from training.units import common, firsts, in_units, means
 
-MISSING = {"", "unknown", "n/a", "nan", "null"}
-MOST_CATEGORIES = 10
-INNER_FOLDS = 3
-FEWEST_GROUPS_PER_CLASS = 2
 FEW_GROUPS = 10
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The known values of a column: `rows` (n,) of the table, `target` (n,) codes of `classes` or numbers."""
-
-    kind: str
-    rows: np.ndarray
-    target: np.ndarray
-    classes: list[str]
-    n_missing: int
-    notes: list[str]
+ENCODER = "encoder"
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe found. `rows` (n,) of the input were used; `outputs` (n, 1) or (n, K) are out of fold."""
+    """What a probe found. `rows` (n,) of the input were used (of a unit: its first); `outputs` (n, K) are out of fold.
+
+    target (n,), or (n, L) with NaN where a label is unknown, is what they were judged by; who (n,) names the patients.
+    """
 
     task: str
     kind: str
@@ -66,196 +59,174 @@ class ProbeResult:
     groups: int
     n_missing: int
     classes: list[str]
-    metrics: dict[str, dict[str, float | None]]
+    metrics: Figures
     baselines: dict[str, dict[str, float | None]]
     notes: list[str]
     rows: np.ndarray
     outputs: np.ndarray
     probe: Probe | None
+    target: np.ndarray
+    who: np.ndarray
+    folds: dict[str, Any]
+    unit: str
+    pool: str
+    labels: dict[str, Figures]
+    curve: list[dict[str, Any]]
+    by: dict[str, dict[str, dict[str, Any]]]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the arrays, ready for json.dumps; what is not defined is None."""
+        """Everything but the arrays, ready for json.dumps; what is not defined is None, what was not asked is left out."""
         names = ["task", "kind", "head", "n", "groups", "n_missing", "classes", "metrics", "baselines", "notes"]
-        return {name: getattr(self, name) for name in names}
+        names += ["folds", "unit", "pool"]
+        asked = [name for name in ("labels", "curve", "by") if getattr(self, name)]
+        return {name: getattr(self, name) for name in names + asked}
 
 
 def fit_probe(
-    vectors: np.ndarray,
-    values: Sequence[object] | np.ndarray,
-    groups: Sequence[str],
+    vectors: Features,
+    values: Values,
+    groups: Sequence[str] | np.ndarray,
     *,
     head: str = "linear",
     task: str,
     baselines: dict[str, np.ndarray] | None = None,
     seed: int = 0,
+    units: tuple[str, Sequence[str | None]] | None = None,
+    pool: str = "mean",
+    apart: Mapping[str, Column] | None = None,
+    by: Mapping[str, Column] | None = None,
+    curve: bool = False,
 ) -> ProbeResult:
-    """Fit and judge a probe of `values` (n,) on `vectors` (n, E), patients apart.
+    """Fit and judge a probe of `values` (n,) on `vectors` (n, E), or (n, N, E) for a head of patches, patients apart.
 
-    groups (n,) names the patient of every row; baselines maps a name to features (n, F). Raises DecipherError for an
-    unknown head, for a column without known values, of one class or of numbers mixed with text, and for one patient.
+    values: a column, or several columns by name; groups (n,) names the patient of every row; baselines maps a name to
+    features (n, F). units: what is judged at once, by name and the unit of each row, pooled by "mean" of vectors or
+    "vote" of outputs; apart: columns of which folds leave whole values out; by: columns whose values get figures each.
+    Raises DecipherError for an unknown head, for a column without known values, of one class or of numbers mixed with
+    text, for one patient, and for one group.
     """
-    if head not in HEADS:
-        raise DecipherError(f"There is no head {head!r}.", f"heads: {', '.join(HEADS)}")
-    if not np.isfinite(vectors).all():
-        raise DecipherError("The vectors hold numbers that are not finite.", "encode the archive again")
-    columns = (values, groups, *(baselines or {}).values())
-    if any(len(column) != len(vectors) for column in columns):
-        raise ValueError(f"{len(vectors)} vectors, but columns of {[len(column) for column in columns]} rows")
-    labels = read_labels(values, groups, task)
-    who = np.asarray(groups, dtype=str)[labels.rows]
-    outer = grouped_folds(who, seed=seed, strata=_strata(labels))
-    inner = [_inner_folds(labels, who, train, seed) for train, _ in outer]
-    fit = partial(HEADS[head], n_classes=len(labels.classes), seed=seed)
+    _check(head, vectors, pool if units else "vote")
+    table = _table(vectors, values, groups, baselines or {}, by or {})
+    table, target, notes = _known(table, task, units, pool, apart or {})
+    asked = _questions(target, table.apart, seed)
+    first = firsts(table.unit)
+    judge = Judge(target.kind, target.classes, target.values[first], table.patients[first], seed)
 
-    def judged(features: np.ndarray) -> np.ndarray:
-        return _out_of_fold(fit, features[labels.rows], labels.target, outer, inner)
+    def judged(features: Features, questions: list[Question]) -> np.ndarray:
+        fit = HEADS[head] if features.ndim > 2 or head not in PATCH_HEADS else HEADS["linear"]
+        return means(_outputs(fit, features, target, questions, seed), table.unit)
 
-    outputs = judged(vectors)
-    rivals = {"majority" if labels.classes else "mean": _trivial(labels)}
-    rivals |= {name: judged(features) for name, features in (baselines or {}).items()}
-    n_groups = len(np.unique(who))
+    outputs = judged(table.features[ENCODER], asked)
+    rivals = {"majority" if target.classes else "mean": judge.trivial()}
+    rivals |= {name: judged(one, asked) for name, one in table.features.items() if name != ENCODER}
+    points: list[dict[str, Any]] = []
+    if curve:
+        points, told = curve_of(asked, table.patients, judge, outputs, partial(judged, table.features[ENCODER]))
+        notes += told
+    n_groups = len(np.unique(judge.who))
+    few = [f"only {n_groups} patients: chance weighs heavily"] if n_groups < FEW_GROUPS else []
     return ProbeResult(
         task=task,
-        kind=labels.kind,
+        kind=target.kind,
         head=head,
-        n=len(who),
+        n=len(first),
         groups=n_groups,
-        n_missing=labels.n_missing,
-        classes=labels.classes,
-        metrics={name: _with_interval(score, who, seed) for name, score in _scores(labels, outputs).items()},
-        baselines={
-            name: {k: _known(s(None)) for k, s in _scores(labels, rival).items()} for name, rival in rivals.items()
-        },
-        notes=labels.notes + ([f"only {n_groups} patients: chance weighs heavily"] if n_groups < FEW_GROUPS else []),
-        rows=labels.rows,
+        n_missing=target.n_missing,
+        classes=target.classes,
+        metrics=judge.figures(outputs),
+        baselines={name: judge.values(rival) for name, rival in rivals.items()},
+        notes=notes + few,
+        rows=table.rows[first],
         outputs=outputs,
-        probe=_final_probe(vectors[labels.rows], labels, who, task, seed) if head == "linear" else None,
+        probe=_final_probe(table.features[ENCODER], target, asked, task) if head == "linear" else None,
+        target=judge.truth,
+        who=judge.who,
+        folds={"n": max(len(one.outer) for one in asked), "seed": seed, "apart": [*(apart or {})]},
+        unit=units[0] if units else "series",
+        pool=pool,
+        labels=judge.labels(outputs) if target.kind == MULTILABEL else {},
+        curve=points,
+        by={name: judge.parts(outputs, common(column, table.unit)) for name, column in table.by.items()},
     )
 
 
-def read_labels(values: Sequence[object] | np.ndarray, groups: Sequence[str], task: str) -> Labels:
-    """Kind and targets of a column: floats, or more than 10 numbers, are regression; else 2 classes or several.
-
-    Two numbers are two classes. Left out and counted: null, empty, NaN and "unknown". Left out and noted: classes of
-    fewer than 2 patients. Classes are in order of number, then of name; the last of two is the positive one.
-    """
-    cleaned = [_clean(value) for value in values]
-    rows = np.array([i for i, value in enumerate(cleaned) if value is not None], dtype=int)
-    if not len(rows):
-        raise DecipherError(f"No row has a known {task!r}.", "name a column with values, or bring them with --labels")
-    known = [cleaned[i] for i in rows]
-    numbers = {value for value in known if isinstance(value, float)}
-    texts = sorted({value for value in known if isinstance(value, str)})
-    if texts and len(numbers) > MOST_CATEGORIES:
+def _check(head: str, vectors: Features, pool: str) -> None:
+    if head not in HEADS:
+        raise DecipherError(f"There is no head {head!r}.", f"heads: {', '.join(HEADS)}")
+    if head in PATCH_HEADS and vectors.ndim < 3:
         raise DecipherError(
-            f"Column {task!r} mixes numbers with text such as {texts[0]!r}.",
-            "write a number in each row, and leave what is not known empty",
+            f"Head {head!r} takes patch vectors.",
+            "encode into a new index with them: decipher encode ARCHIVE --patches -i OTHER",
         )
-    n_missing = len(cleaned) - len(rows)
-    has_fractions = any(isinstance(values[i], float | np.floating) or "." in str(values[i]) for i in rows)
-    if not texts and len(numbers) != 2 and (has_fractions or len(numbers) > MOST_CATEGORIES):
-        if len(numbers) == 1:
-            raise DecipherError(f"Every row has the same {task!r}: {known[0]:g}.", "bring rows with other values")
-        return Labels("regression", rows, np.array(known, dtype=np.float64), [], n_missing, [])
-    return _read_classes(known, rows, groups, task, n_missing)
+    if head in PATCH_HEADS and pool == "mean":
+        raise DecipherError("Patches of several series have no mean.", "let the series vote: --pool vote")
+    if vectors.ndim == 2 and not np.isfinite(np.asarray(vectors)).all():
+        raise DecipherError("The vectors hold numbers that are not finite.", "encode the archive again")
 
 
-def _read_classes(known: list[Any], rows: np.ndarray, groups: Sequence[str], task: str, n_missing: int) -> Labels:
-    names = np.array([_named(value) for value in known])
-    order = {_named(value): value for value in known if isinstance(value, float)}
-    found = sorted(np.unique(names).tolist(), key=lambda name: (order.get(name, math.inf), name))
-    patients = {name: len({groups[i] for i in rows[names == name]}) for name in found}
-    classes = [name for name in found if patients[name] >= FEWEST_GROUPS_PER_CLASS]
-    rare = [f"{name} ({np.sum(names == name)})" for name in found if name not in classes]
-    if len(classes) < 2:
-        seen = f"only {classes[0]!r}" if classes else "no class"
-        raise DecipherError(
-            f"A probe of {task!r} needs two classes with two patients each; {seen} has that.",
-            "bring labels of more patients, or name another column",
-        )
-    kept = np.isin(names, classes)
-    target = np.array([classes.index(name) for name in names[kept]], dtype=int)
-    notes = [f"left out, fewer than {FEWEST_GROUPS_PER_CLASS} patients: {', '.join(rare)}"] if rare else []
-    return Labels("binary" if len(classes) == 2 else "multiclass", rows[kept], target, classes, n_missing, notes)
+def _table(
+    vectors: Features,
+    values: Values,
+    groups: Sequence[str] | np.ndarray,
+    baselines: dict[str, np.ndarray],
+    by: Mapping[str, Column],
+) -> Table:
+    several = values.values() if isinstance(values, Mapping) else [values]
+    sizes = [len(column) for column in (*several, groups, *baselines.values(), *by.values())]
+    if any(size != len(vectors) for size in sizes):
+        raise ValueError(f"{len(vectors)} vectors, but columns of {sizes} rows")
+    rows, patients = np.arange(len(vectors)), np.asarray(groups, dtype=str)
+    columns = {name: list(column) for name, column in by.items()}
+    return Table(rows, rows, values, patients, patients, columns, {ENCODER: vectors, **baselines})
 
 
-def _clean(value: object) -> float | str | None:
-    """A finite float, a text, or None for what is not known."""
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    text = "" if value is None else str(value).strip()
-    if text.lower() in MISSING:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return number if math.isfinite(number) else None
+def _known(
+    table: Table, task: str, units: tuple[str, Sequence[str | None]] | None, pool: str, apart: Mapping[str, Column]
+) -> tuple[Table, Target, list[str]]:
+    """The rows whose label is known, in units and groups where they are asked for; that label; and notes."""
+    table, notes = keep_apart(table, apart)
+    if units:
+        table, told = in_units(table, *units, pool)
+        notes += told
+    called = f"groups of {' and '.join(map(repr, apart))}" if apart else "patients"
+    target = read_target(table.values, table.apart, task, called)
+    table = table.take(target.rows)
+    if apart:
+        notes.append(check_apart(table, " and ".join(apart)))
+    return replace(table, unit=np.unique(table.unit, return_inverse=True)[1]), target, target.notes + notes
 
 
-def _named(value: float | str) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+def _questions(target: Target, apart: np.ndarray, seed: int) -> list[Question]:
+    """One question, or one for each of several labels over the rows where it is known."""
+    if target.kind != MULTILABEL:
+        return [question(np.arange(len(apart)), target.values, len(target.classes), apart, seed)]
+    known = [np.flatnonzero(~np.isnan(column)) for column in target.values.T]
+    return [
+        question(rows, column[rows].astype(int), 2, apart[rows], seed)
+        for rows, column in zip(known, target.values.T, strict=True)
+    ]
 
 
-def _strata(labels: Labels) -> np.ndarray:
-    """Classes, or fifths of the numbers, so that every fold spans the range."""
-    if labels.classes:
-        return labels.target
-    return np.searchsorted(np.quantile(labels.target, [0.2, 0.4, 0.6, 0.8]), labels.target)
-
-
-def _inner_folds(labels: Labels, who: np.ndarray, rows: np.ndarray, seed: int) -> Folds:
-    """Folds within `rows`, numbered from 0 in `rows`; none where one patient is left."""
-    if len(np.unique(who[rows])) < 2:
-        return []
-    return grouped_folds(who[rows], INNER_FOLDS, seed + 1, _strata(labels)[rows])
-
-
-def _out_of_fold(
-    fit: Callable, features: np.ndarray, target: np.ndarray, outer: Folds, inner: list[Folds]
-) -> np.ndarray:
-    parts = []
-    for (train, test), folds in zip(outer, inner, strict=True):
-        mean, scale = _standard(features[train])
-        predict = fit((features[train] - mean) / scale, target[train], folds)
-        parts.append(predict((features[test] - mean) / scale))
-    outputs = np.zeros((len(target), parts[0].shape[1]))
-    outputs[np.concatenate([test for _, test in outer])] = np.concatenate(parts)
+def _outputs(fit: Fit, features: Features, target: Target, asked: list[Question], seed: int) -> np.ndarray:
+    """Out-of-fold outputs (n, K); of several labels (n, L), the probability of each, NaN where it is unknown."""
+    if target.kind != MULTILABEL:
+        return out_of_fold(fit, features, asked[0], seed)
+    outputs = np.full(target.values.shape, np.nan)
+    for number, one in enumerate(asked):
+        outputs[one.rows, number] = out_of_fold(fit, features[one.rows], one, seed)[:, 1]
     return outputs
 
 
-def _standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (p,) in float64; a column that does not vary is divided by 1."""
-    mean, scale = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
-    return mean, np.where(scale > 1e-7 * np.maximum(np.abs(mean), 1e-30), scale, 1.0)
-
-
-def _trivial(labels: Labels) -> np.ndarray:
-    """Outputs that know the labels alone: the largest class, or the mean, for every row."""
-    if not labels.classes:
-        return np.full((len(labels.target), 1), labels.target.mean())
-    largest = np.bincount(labels.target).argmax()
-    return np.tile(np.eye(len(labels.classes))[largest], (len(labels.target), 1))
-
-
-def _scores(labels: Labels, outputs: np.ndarray) -> dict[str, metrics.Weighted]:
-    if labels.classes:
-        return metrics.class_scores(labels.target, outputs)
-    return metrics.number_scores(labels.target, outputs[:, 0])
-
-
-def _with_interval(score: metrics.Weighted, who: np.ndarray, seed: int) -> dict[str, float | None]:
-    low, high = metrics.bootstrap(who, score, seed=seed)
-    return {"value": _known(score(None)), "low": _known(low), "high": _known(high)}
-
-
-def _known(value: metrics.Score) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _final_probe(features: np.ndarray, labels: Labels, who: np.ndarray, task: str, seed: int) -> Probe:
-    """The linear probe of all rows, for vectors that have no label yet."""
-    mean, scale = _standard(features)
-    folds = _inner_folds(labels, who, np.arange(len(who)), seed)
-    weight, bias = linear_weights((features - mean) / scale, labels.target, folds, len(labels.classes))
-    return Probe(task, labels.kind, labels.classes, mean, scale, weight, bias)
+def _final_probe(features: Features, target: Target, asked: list[Question], task: str) -> Probe:
+    """The linear probe of all rows, for vectors that have no label yet; of several labels, the log odds of each."""
+    mean, scale = standard(features)
+    ready = np.asarray(scaled(features, mean, scale))
+    found = []
+    for one in asked:
+        every = np.arange(len(one.rows))
+        found.append(linear_weights(ready[one.rows], one.values, one.inner(every), one.n_classes))
+    weight, bias = found[0]
+    if target.kind == MULTILABEL:
+        weight = np.stack([w[:, 1] - w[:, 0] for w, _ in found], axis=1)
+        bias = np.array([b[1] - b[0] for _, b in found])
+    return Probe(task, target.kind, target.classes, mean, scale, weight, bias)

@@ -14,9 +14,9 @@ from index.ranking import Proposer, Side, ranking
 from index.record import subjects
 from index.store import Index
 from models.errors import DecipherError
-from training.probe import MOST_CATEGORIES
 from training.ranks import FIRST, Ranks, chance, figures, joined, ordered, ranks_of
 from training.retrieval_tasks import LABELS, Progress, Task, tasks_of
+from training.target import MOST_CATEGORIES
 
 BLOCK_VALUES = 2**22
 """cosines held in memory at a time"""

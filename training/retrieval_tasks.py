@@ -20,7 +20,7 @@ import polars as pl
 
 from index.store import Index
 from models.errors import DecipherError
-from training.probe import MISSING
+from training.target import MISSING
 
 LABELS = (("sequence",), ("body_region",), ("sequence", "body_region"))
 MOST_REPORTS = 5000
