@@ -8,6 +8,8 @@ Decisions:
 - Intensity is mapped by v / (v + body mean): invariant to linear rescaling, and bright scalp or vessels cannot darken
   the rest as they do with percentile windows.
 - Average pooling before interpolation, so that fine acquisitions do not alias.
+- A canvas is the same picture in finer voxels, on a box as large as it takes: windows are cut from it (training.windows), and
+  do not change the brightness of what they show.
 """
 
 from dataclasses import dataclass, field
@@ -16,12 +18,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from models.config import Edges, PrepareConfig, family_of
+from models.config import Edges, PrepareConfig, edges, family_of
 from models.errors import DecipherError
 from models.volume import Volume
 
 GEOMETRY = 7
 """natural logs of: native spacing (3), field of view (3), edge of the box's voxels (1); all in mm"""
+WORTHWHILE = 1.25
+"""how much finer than the box's voxels a canvas is at least; below, it is the box"""
+LARGEST = 48
+"""boxes whose voxels a canvas holds, at most: a larger field of view is shown in coarser voxels"""
 
 
 @dataclass(frozen=True)
@@ -58,15 +64,29 @@ def prepare(volume: Volume, config: PrepareConfig) -> Prepared:
 
     Errors: DecipherError when the volume is empty (one constant value).
     """
+    return _prepared(volume, config, None)
+
+
+def canvas(volume: Volume, config: PrepareConfig, finest_mm: float) -> Prepared:
+    """As `prepare`, in voxels of the volume's own size but no finer than `finest_mm`, on a box of at least the config's edges.
+
+    It is what `prepare` gives where that is about as fine. Errors: as `prepare` has.
+    """
+    return _prepared(volume, config, finest_mm)
+
+
+def _prepared(volume: Volume, config: PrepareConfig, finest_mm: float | None) -> Prepared:
     data = torch.from_numpy(np.nan_to_num(volume.data[0], posinf=0.0, neginf=0.0))
     floor, body_mean = _intensity_scale(_thin(data, max(config.box)))
     low, high = _body_bounds(data, floor, body_mean, config)
     crop = data[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
-    voxel_mm = float(max((high - low) * volume.spacing_mm / config.box))
-    block, first_mm, step_mm = _resample(crop, volume.spacing_mm, voxel_mm, config.box)
+    voxel_mm, box = float(max((high - low) * volume.spacing_mm / config.box)), config.box
+    if finest_mm is not None:
+        voxel_mm, box = _finer((high - low) * volume.spacing_mm, volume.spacing_mm, voxel_mm, box, finest_mm)
+    block, first_mm, step_mm = _resample(crop, volume.spacing_mm, voxel_mm, box)
     value = (block - floor).clamp_(min=0)
     value = value / (value + body_mean)
-    pixels, content = _centre(value, config.box)
+    pixels, content = _centre(value, box)
     affine = _box_affine(volume, low, first_mm, step_mm, content)
     geometry = np.log(np.concatenate([volume.spacing_mm, volume.extent_mm, [voxel_mm]]))
     return Prepared(
@@ -111,6 +131,17 @@ def _body_bounds(
         low.append(max(0, (int(rows[0]) - 1) * step))
         high.append(min(data.shape[axis], (int(rows[-1]) + 2) * step))
     return np.array(low), np.array(high)
+
+
+def _finer(
+    body_mm: np.ndarray, spacing_mm: np.ndarray, voxel_mm: float, box: Edges, finest_mm: float
+) -> tuple[float, Edges]:
+    """Edge of a canvas's voxels and its edges, for a body of (3,) mm; the box's own where finer is not worth while."""
+    smallest = float((body_mm.prod() / (LARGEST * np.prod(box))) ** (1 / 3))
+    own = max(finest_mm, float(spacing_mm.prod() ** (1 / 3)), smallest)
+    if voxel_mm < WORTHWHILE * own:
+        return voxel_mm, box
+    return own, edges(np.maximum(box, np.ceil(body_mm / own - 1e-6)).astype(int).tolist())
 
 
 def _resample(

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from models.config import ModelConfig, PrepareConfig, VisionConfig
 from models.decipher import Decipher
-from models.decoder import KINDS, Decoder, DecoderConfig, decoder_config, inside
+from models.decoder import KINDS, Decoder, DecoderConfig, decoder_config
 from models.errors import DecipherError
-from models.prepare import Prepared, collate, prepare
+from models.prepare import prepare
+from models.view import View, inside, standardised
 from models.volume import Volume
 from training.decode import Fit, summary
 from training.decoding import (
@@ -20,7 +21,8 @@ from training.decoding import (
     Learning,
     Lesson,
     best_threshold,
-    box_map,
+    canvas_map,
+    drawn,
     intensity,
     mean_shape,
     segmentation_loss,
@@ -39,6 +41,7 @@ from training.overlap import (
 from training.phantom.series import make_patient
 from training.regrid import shares_in_box, to_volume
 from training.saved_decoder import check_encoder, load_decoder, save_decoder
+from training.windows import views_of
 
 TINY = ModelConfig(
     prepare=PrepareConfig(box=(32, 32, 32)), vision=VisionConfig(width=48, depth=1, heads=3, registers=1)
@@ -59,18 +62,21 @@ def model() -> Decipher:
 
 @pytest.fixture(scope="module")
 def lesson(model: Decipher) -> Lesson:
-    """Three digital patients with a large lesion, as a decoder learns of them."""
+    """Three digital patients with a large lesion, a box each, as a decoder learns of them."""
     series = [make_patient(seed, "brain", ["FLAIR"], diagnosis="brain tumour", voxel_mm=3.0)[0] for seed in (12, 7, 13)]
-    prepared = [prepare(one.volume, TINY.prepare) for one in series]
-    batch = collate(prepared)
-    patches = model.encode_prepared(batch).patches.half().numpy()
-    arrays = [batch.content.numpy(), batch.geometry.numpy(), batch.affine_mm.numpy(), batch.family.numpy()]
-    features = Features(patches, batch.pixels[:, 0].half().numpy(), *arrays, {})
+    seen = [views_of(model, one.volume, prepare(one.volume, TINY.prepare), finest_mm=0) for one in series]
+    patches, pixels, content, level = (
+        np.concatenate([getattr(view, name).numpy() for view, _ in seen])
+        for name in ("patches", "pixels", "content", "level")
+    )
+    layouts = [layout for _, layout in seen]
     targets = [
-        shares_in_box(one.lesion_mask[0], one.volume.affine_mm, box.affine_mm.numpy(), TINY.prepare.box)
-        for one, box in zip(series, prepared, strict=True)
+        shares_in_box(one.lesion_mask[0], one.volume.affine_mm, layout.affine_mm, layout.shape)
+        for one, layout in zip(series, layouts, strict=True)
     ]
-    return Lesson(features, np.stack(targets).astype(np.float16), np.arange(3), None, np.array(["", "", ""]))
+    features = Features(patches.astype(np.float16), pixels[:, 0].astype(np.float16), content, level, {}, {})
+    rows = np.arange(3)
+    return Lesson(features, np.stack(targets).astype(np.float16), rows, rows, layouts, None, np.array(["", "", ""]))
 
 
 # --- geometry: a volume's grid, the encoder's box, and back
@@ -215,29 +221,29 @@ def test_the_loss_by_hand(rng: np.random.Generator) -> None:
 def test_every_decoder_learns_by_its_patches(kind: str, lesson: Lesson) -> None:
     decoder = Decoder(decoder_config(TINY, kind))
     decoder.expect(0.02)
-    batch, patches = lesson.features.batch([0, 2], CPU)
-    patches.requires_grad_()
-    logits = decoder(batch, patches)
+    view = lesson.features.view([0, 2], CPU)
+    view.patches.requires_grad_()
+    logits = decoder(view)
     assert logits.shape == (2, 1, 32, 32, 32)
     logits.square().mean().backward()
-    assert patches.grad is not None and float(patches.grad.abs().sum()) > 0
+    assert view.patches.grad is not None and float(view.patches.grad.abs().sum()) > 0
 
 
 def test_a_guided_decoder_answers_to_its_query(model: Decipher, lesson: Lesson) -> None:
     torch.manual_seed(0)
     decoder = Decoder(decoder_config(TINY, "resnet", guided=True)).eval()
-    batch, patches = lesson.features.batch([0], CPU)
+    view = lesson.features.view([0], CPU)
     lesion, kidney = model.encode_texts(["lesion", "left kidney"])
     with torch.inference_mode():
-        first, second, again = (decoder(batch, patches, q[None]) for q in (lesion, kidney, lesion))
+        first, second, again = (decoder(view, q[None]) for q in (lesion, kidney, lesion))
     assert torch.equal(first, again) and float((first - second).abs().max()) > 1e-3
     with pytest.raises(ValueError, match="needs a query"):
-        decoder(batch, patches)
+        decoder(view)
 
 
 def test_inside_is_where_the_data_are(lesson: Lesson) -> None:
-    batch, _ = lesson.features.batch([0, 1, 2], CPU)
-    for found, (i, j, k) in zip(inside(batch), batch.content.tolist(), strict=True):
+    view = lesson.features.view([0, 1, 2], CPU)
+    for found, (i, j, k) in zip(inside(view), view.content.tolist(), strict=True):
         expected = np.zeros((1, 32, 32, 32), bool)
         expected[:, i[0] : i[1], j[0] : j[1], k[0] : k[1]] = True
         assert np.array_equal(found.numpy(), expected)
@@ -257,8 +263,8 @@ def test_a_decoder_overfits_three_volumes(lesson: Lesson) -> None:
         decoder_config(TINY, "resnet"), lesson, cases, learning, CPU, lambda epoch, _: seen.append(epoch)
     )
     assert seen == list(range(1, 31))
-    threshold = best_threshold(lambda case: box_map(decoder, lesson, case, CPU), lesson, cases)
-    found = [dice(lesson.targets[c] > 0.5, box_map(decoder, lesson, c, CPU) > threshold) for c in cases]
+    threshold = best_threshold(lambda case: canvas_map(decoder, lesson, case, CPU), lesson, cases)
+    found = [dice(lesson.targets[c] > 0.5, canvas_map(decoder, lesson, c, CPU) > threshold) for c in cases]
     assert np.mean(found) > 0.8
 
 
@@ -273,12 +279,27 @@ def test_the_threshold_is_the_best_of_all(lesson: Lesson, rng: np.random.Generat
 
 
 def test_baselines_by_hand(lesson: Lesson) -> None:
-    maps = mean_shape(lesson, np.array([0, 1]))
-    mean = lesson.targets[:2].astype(np.float32).mean(axis=0)
-    np.testing.assert_allclose(maps(2), mean / mean.max(), rtol=1e-5)
+    only = mean_shape(lesson, np.array([1]))(1)
+    body = tuple(slice(a, b) for a, b in lesson.layouts[1].content)
+    target = lesson.targets[1].astype(np.float32)
+    np.testing.assert_allclose(only[body], target[body], atol=0.6)
+    assert np.corrcoef(only[body].ravel(), target[body].ravel())[0, 1] > 0.95
+    assert mean_shape(lesson, np.array([0, 1]))(2).shape == (32, 32, 32)
     bright = intensity(lesson, np.array([0, 1]))(2)
-    pixels = lesson.features.pixels[2].astype(np.float32)
-    assert np.array_equal(bright, pixels) or np.array_equal(bright, np.where(pixels > 0.1, 1 - pixels, 0))
+    pixels, (mean, spread) = lesson.features.pixels[2].astype(np.float32), lesson.features.level[2]
+    scaled = np.clip((pixels - mean) / spread / 8 + 0.5, 0, 1)
+    assert np.allclose(bright, scaled, atol=1e-5) or np.allclose(
+        bright, np.where(pixels > 0.2, 1 - scaled, 0), atol=1e-5
+    )
+
+
+def test_each_epoch_shows_marked_windows_and_others(lesson: Lesson, rng: np.random.Generator) -> None:
+    case_of, marked = np.array([0] * 10 + [1] * 3 + [2]), np.array([True, *[False] * 9, *[True] * 3, False])
+    many = lesson._replace(case_of=case_of)
+    shown = np.array([drawn(many, np.array([0, 1, 2]), marked, 4, rng) for _ in range(50)])
+    assert shown.shape == (50, 8), "four of the first, all of the others"
+    assert all(len(set(rows)) == 8 and 0 in rows and {10, 11, 12, 13} <= set(rows) for rows in shown.tolist())
+    assert set(shown.ravel()) == set(range(14)), "others are drawn anew"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -292,7 +313,7 @@ def test_saved_and_loaded_says_the_same(kind: str, lesson: Lesson, tmp_path: Pat
     assert [p.name for p in tmp_path.iterdir()] == ["lesions"]
     saved = load_decoder(tmp_path / "lesions")
     assert (saved.threshold, saved.labels, saved.model, saved.task) == (0.35, ["lesion"], "mini", "segment")
-    assert np.array_equal(box_map(saved.decoder, lesson, 1, CPU), box_map(decoder, lesson, 1, CPU))
+    assert np.array_equal(canvas_map(saved.decoder, lesson, 1, CPU), canvas_map(decoder, lesson, 1, CPU))
     check_encoder(saved, {**passport, "name": "renamed"})
     with pytest.raises(DecipherError, match="fitted on model tiny"):
         check_encoder(saved, {**passport, "hash": "ef"})
@@ -307,8 +328,10 @@ def test_a_damaged_decoder_is_told(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_prepared_batches_are_those_of_collate(lesson: Lesson) -> None:
-    batch, patches = lesson.features.batch([1], CPU)
-    assert isinstance(batch, Prepared) and batch.pixels.shape == (1, 1, 32, 32, 32)
-    assert torch.equal(patches[0], torch.from_numpy(lesson.features.patches[1]).float())
-    assert batch.affine_mm.dtype == torch.float64 and batch.family.shape == (1,)
+def test_views_keep_what_was_encoded(lesson: Lesson) -> None:
+    view = lesson.features.view([1], CPU)
+    assert isinstance(view, View) and view.pixels.shape == (1, 1, 32, 32, 32)
+    assert torch.equal(view.patches[0], torch.from_numpy(lesson.features.patches[1]).float())
+    body = view.pixels[(view.pixels > 0.2) & inside(view)]
+    assert standardised(view)[(view.pixels > 0.2) & inside(view)].mean() == pytest.approx(0, abs=0.02)
+    assert float(view.level[0, 1]) == pytest.approx(float(body.std()), rel=0.01)

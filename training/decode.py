@@ -2,25 +2,41 @@
 
 Decisions:
 - Figures come from folds that never part a patient; then one decoder is fitted to all cases, to be kept. Intervals resample
-  patients and hold the fits fixed.
-- Every figure is of the volume's own grid, against the mask as it was drawn, whatever the box could show of it.
-- `localise` learns the same map as `segment`; its figures are of the box about what is marked, and its result is boxes.
+  patients and hold the fits fixed. Its threshold is the one that served best where each case was not seen.
+- Every figure is of the volume's own grid, against the mask as it was drawn, whatever the decoder was shown of it.
+- A decoder is shown windows as fine as the volume, down to FINEST_MM, where its box would show it coarser.
+- `localise` and `detect` learn the same map as `segment`. Figures of `localise` are of the box about all that is marked, those
+  of `detect` of a box and a score for each lesion (training.boxes); the result of both is boxes.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from index.contents import Contents
 from models.decipher import Decipher
 from models.decoder import Decoder, DecoderConfig, decoder_config
 from models.errors import DecipherError
-from training.decoding import Learning, Lesson, best_threshold, box_map, intensity, mean_shape, train_decoder
+from training.boxes import average_precision, detection_figures, froc
+from training.decoding import (
+    Learning,
+    Lesson,
+    Maps,
+    best_of,
+    best_threshold,
+    canvas_map,
+    dices_of,
+    intensity,
+    mean_shape,
+    train_decoder,
+)
 from training.features import Progress, features_of, targets_of
 from training.folds import grouped_folds
 from training.masks import Case, Cases
@@ -31,9 +47,15 @@ from training.regrid import to_volume
 METRICS = {
     "segment": ("dice", "hd95_mm", "surface_mm", "lesion_f1", "found", "false_alarms"),
     "localise": ("box_iou", "centre_error_mm", "lesion_f1", "found", "false_alarms"),
+    "detect": ("average_precision", "froc", "sensitivity", "false_positives", "found", "false_alarms"),
 }
-FIRST = {"segment": "dice", "localise": "box_iou"}
+FIRST = {"segment": "dice", "localise": "box_iou", "detect": "average_precision"}
 """the figure of each task that baselines and the first epoch are told by"""
+CURVES = {"average_precision": average_precision, "froc": froc}
+
+
+FINEST_MM = 1.0
+"""edge of the finest voxels a decoder is shown: smaller ones cost eight times as much with each halving"""
 
 
 @dataclass(frozen=True)
@@ -48,12 +70,13 @@ class Fit:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """task: of METRICS; kind: of decoder.KINDS; folds: at least 2."""
+    """task: of METRICS; kind: of decoder.KINDS; folds: at least 2; windows: where volumes are finer than the encoder's box."""
 
     task: str = "segment"
     kind: str = "resnet"
     folds: int = 3
     learning: Learning = Learning()  # noqa: RUF009 - frozen
+    windows: bool = True
 
     def __post_init__(self) -> None:
         if self.task not in METRICS:
@@ -69,16 +92,17 @@ def fit_decoder(
     passport: the model's own. Errors: DecipherError for masks of a single patient, or a series that cannot be read.
     """
     began = monotonic()
-    config = decoder_config(model.config, options.kind, guided=len(cases.labels) > 1)
+    config = decoder_config(model.config, options.kind, len(cases.labels) > 1, FINEST_MM * options.windows)
     marked = [case.label for case in cases.cases]
     folds = grouped_folds(cases.patients, options.folds, options.learning.seed, marked)
-    lesson = lesson_of(model, passport, contents, cases, cache, config.guided, progress)
+    lesson = lesson_of(model, passport, contents, cases, cache, config, progress)
     encoded = monotonic()
-    rows: dict[str, list[dict[str, float]]] = {"decoder": [{} for _ in cases.cases]}
-    device = next(model.parameters()).device
+    rows: dict[str, list[dict[str, Any]]] = {"decoder": [{} for _ in cases.cases]}
+    device, unseen = next(model.parameters()).device, list[np.ndarray]()
     for number, (train, test) in enumerate(folds, start=1):
-        says = f"fold {number}/{len(folds)}"
-        found = _fold(config, lesson, cases.cases, (train, test), options, device, lambda d, of: progress(says, d, of))  # noqa: B023
+        told = partial(progress, f"fold {number}/{len(folds)}")
+        found, held = _fold(config, lesson, cases.cases, (train, test), options, device, told)
+        unseen.extend(held)
         for name, scored in found.items():
             into = rows.setdefault(name, [{} for _ in cases.cases])
             for case, figures in zip(test, scored, strict=True):
@@ -87,69 +111,79 @@ def fit_decoder(
     decoder = train_decoder(
         config, lesson, every, options.learning, device, lambda done, _: progress("all", done, options.learning.epochs)
     )
-    threshold = best_threshold(lambda case: box_map(decoder, lesson, case, device), lesson, every)
     report = _report(rows, cases, options, len(folds))
+    report["windows"] = len(lesson.rows)
     report["seconds"] = {"features": round(encoded - began, 2), "decoders": round(monotonic() - encoded, 2)}
-    return Fit(decoder.cpu(), threshold, cases.labels, report)
+    return Fit(decoder.cpu(), best_of(unseen), cases.labels, report)
 
 
 def lesson_of(
-    model: Decipher, passport: dict[str, Any], contents: Contents, cases: Cases, cache: Path, guided: bool,
-    progress: Progress,
+    model: Decipher, passport: dict[str, Any], contents: Contents, cases: Cases, cache: Path,
+    config: DecoderConfig, progress: Progress,
 ) -> Lesson:  # fmt: skip
     """Features and targets of the cases, from `cache` where they are there; the text vectors of a guided decoder's labels."""
-    features = features_of(model, passport, contents, cases.cases, cache, progress)
+    features = features_of(model, passport, contents, cases.cases, config.finest_mm, cache, progress)
     targets = targets_of(features, cases.cases, cache, progress)
-    rows = np.array([features.row_of[case.record["series_id"]] for case in cases.cases])
+    series = [case.record["series_id"] for case in cases.cases]
+    rows = [features.rows_of[one] for one in series]
     labels = np.array([case.label for case in cases.cases])
     queries = None
-    if guided:
+    if config.guided:
         vectors = dict(zip(cases.labels, model.encode_texts(cases.labels).clone(), strict=True))
         queries = torch.stack([vectors[case.label] for case in cases.cases])
-    return Lesson(features, targets, rows, queries, labels)
+    case_of = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+    layouts = [features.layouts[one] for one in series]
+    return Lesson(features, targets, np.concatenate(rows), case_of, layouts, queries, labels)
 
 
 def _fold(
     config: DecoderConfig, lesson: Lesson, cases: Sequence[Case], fold: tuple[np.ndarray, np.ndarray],
     options: FitOptions, device: torch.device, progress: Callable[[int, int], None],
-) -> dict[str, list[dict[str, float]]]:  # fmt: skip
-    """Figures of the fold's test cases: all of the decoder's, the first one of one epoch and of the baselines."""
+) -> tuple[dict[str, list[dict[str, Any]]], list[np.ndarray]]:  # fmt: skip
+    """Figures of the fold's test cases: all of the decoder's, the first one of one epoch and of the baselines; and what its
+    Dice is at each threshold."""
     train, test = fold
     truths = [cases[case].read_mask() for case in test]
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
 
-    def score(name: str, map_of: Callable[[int], np.ndarray], whole: bool = False) -> None:
+    def score(name: str, map_of: Maps, whole: bool = False) -> None:
         threshold = best_threshold(map_of, lesson, train)
         found[name] = [
-            _figures(map_of(case), threshold, truth, lesson, case, cases[case], None if whole else options.task)
+            _figures(map_of(case), threshold, truth, lesson, case, cases[case], options.task, whole)
             for case, truth in zip(test, truths, strict=True)
         ]
 
-    def after(epoch: int, decoder: Decoder) -> None:
+    def said(decoder: nn.Module) -> Maps:
+        return lambda case: canvas_map(decoder, lesson, case, device)
+
+    def after(epoch: int, decoder: nn.Module) -> None:
         if epoch == 1:
-            score("one_epoch", lambda case: box_map(decoder, lesson, case, device))
+            score("one_epoch", said(decoder))
         progress(epoch, options.learning.epochs)
 
     decoder = train_decoder(config, lesson, train, options.learning, device, after)
-    score("decoder", lambda case: box_map(decoder, lesson, case, device), whole=True)
+    score("decoder", said(decoder), whole=True)
     score("mean_shape", mean_shape(lesson, train))
     score("intensity", intensity(lesson, train))
-    return found
+    return found, dices_of(said(decoder), lesson, test)
 
 
 def _figures(
-    values: np.ndarray, threshold: float, truth: np.ndarray, lesson: Lesson, number: int, case: Case, task: str | None
-) -> dict[str, float]:
-    """Figures of a map on the box against the mask as drawn; of a task, its first one alone."""
-    row, affine = lesson.rows[number], np.array(case.record["affine_mm"]).reshape(4, 4)
-    features = lesson.features
-    found = to_volume(values, features.content[row], affine, features.affine_mm[row], truth.shape) > threshold
-    if task is None:
+    values: np.ndarray, threshold: float, truth: np.ndarray, lesson: Lesson, number: int, case: Case, task: str,
+    whole: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Figures of a map on the canvas against the mask as drawn: `whole`, all there are, else the first one of the task."""
+    layout, affine = lesson.layouts[number], np.array(case.record["affine_mm"]).reshape(4, 4)
+    there = to_volume(values, layout.content, affine, layout.affine_mm, truth.shape)
+    if task == "detect":
+        return detection_figures(truth, there, threshold, affine)
+    found = there > threshold
+    if whole:
         return case_figures(truth, found, affine)
     return {"dice": dice(truth, found)} if task == "segment" else {"box_iou": box_figures(truth, found, affine)[0]}
 
 
-def _report(rows: dict[str, list[dict[str, float]]], cases: Cases, options: FitOptions, folds: int) -> dict[str, Any]:
+def _report(rows: dict[str, list[dict[str, Any]]], cases: Cases, options: FitOptions, folds: int) -> dict[str, Any]:
     who, first = np.array(cases.patients), FIRST[options.task]
     own = rows.pop("decoder")
     labels = np.array([case.label for case in cases.cases])
@@ -175,29 +209,35 @@ def _report(rows: dict[str, list[dict[str, float]]], cases: Cases, options: FitO
     return report
 
 
-def summary(name: str, rows: Sequence[dict[str, float]], who: np.ndarray) -> dict[str, float | None]:
+def summary(name: str, rows: Sequence[dict[str, Any]], who: np.ndarray) -> dict[str, float | None]:
     """value and 95 % interval (low, high) over patients of one figure of many cases; None where none tells.
 
-    lesion_f1 is of the lesions of all cases together; found: of cases with something marked, the share in which something
-    was predicted; false_alarms: the same of cases with nothing marked. Others are means of the cases that have them.
+    lesion_f1, sensitivity and the curves of training.boxes are of the lesions of all cases together; false_positives: of a
+    volume; found: of cases with something marked, the share in which something was predicted; false_alarms: the same of
+    cases with nothing marked. Others are means of the cases that have them.
     """
-    above, below = np.array([_fraction(name, row) for row in rows], dtype=float).T
 
     def score(weights: np.ndarray) -> np.ndarray:
+        if name in CURVES:
+            return CURVES[name](rows, weights)
+        above, below = np.array([_fraction(name, row) for row in rows], dtype=float).T
         with np.errstate(invalid="ignore", divide="ignore"):
             return (weights @ above) / (weights @ below)
 
     low, high = bootstrap(who, score)
-    value = float(score(np.ones((1, len(above))))[0])
+    value = float(score(np.ones((1, len(rows))))[0])
     return {key: None if one != one else float(one) for key, one in (("value", value), ("low", low), ("high", high))}
 
 
-def _fraction(name: str, row: dict[str, float]) -> tuple[float, float]:
+def _fraction(name: str, row: dict[str, Any]) -> tuple[float, float]:
     """What a case adds to the numerator and to the denominator of a figure."""
-    if name in ("lesion_f1", "found", "false_alarms"):
+    if name in ("lesion_f1", "sensitivity", "false_positives", "found", "false_alarms"):
         hit, false, missed = (row[f"{kind}_lesions"] for kind in ("true", "false", "missed"))
-        if name == "lesion_f1":
-            return 2 * hit, 2 * hit + false + missed
+        counts = {"lesion_f1": (2 * hit, 2 * hit + false + missed), "sensitivity": (hit, hit + missed)}
+        if name in counts:
+            return counts[name]
+        if name == "false_positives":
+            return false, 1.0
         marked, said = hit + missed > 0, hit + false > 0
         asked = marked == (name == "found")
         return float(asked and said), float(asked)

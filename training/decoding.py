@@ -5,9 +5,10 @@ Decisions:
   that masks that are empty teach by the other cases. Targets are shares of a voxel, so both take them as they are.
 - What is marked weighs as the square root of how rare it is: with equal weights, "nothing anywhere" is too good an answer
   to get away from.
+- An epoch shows a few windows of each case, drawn anew: half of them with something marked, where there are any.
 - The threshold is the one that serves the training cases best: by it, small lesions are not lost to coarse voxels.
-- Baselines learn as little as can be: the mean of the training masks on the box, which lies about the body; and one
-  threshold of the prepared intensity. Both have their thresholds chosen as the decoder has.
+- Baselines learn as little as can be: the mean of the training masks, each body stretched to the same box; and one
+  threshold of the intensity. Both have their thresholds chosen as the decoder has.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,38 +17,68 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from models.decoder import Decoder, DecoderConfig, inside
+from models.decoder import Decoder, DecoderConfig
+from models.view import WIDEST, inside
+from models.vision import BODY
 from training.features import Features
+from training.windows import Layout, blend, decoded, half_precision
 
-THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
-MOST_TO_CHOOSE = 64
+THRESHOLDS = np.round(np.arange(0.02, 0.99, 0.02), 2)
+MOST_TO_CHOOSE = 8
 """training cases from which a threshold is chosen, at most"""
 HEAVIEST = 50.0
 """weight of a marked voxel, at most"""
-Epoch = Callable[[int, Decoder], None]
+MEAN_EDGE = 64
+"""edge of the box on which masks are averaged"""
+Epoch = Callable[[int, nn.Module], None]
+Maps = Callable[[int], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Learning:
-    """epochs over the cases in batches of `batch`; rate: AdamW's largest, falling to 0 as a cosine."""
+    """epochs, each of up to `windows` windows of every case, in batches of `batch`; rate: AdamW's largest, falling to 0 as a
+    cosine."""
 
     epochs: int = 20
     batch: int = 1
     rate: float = 3e-3
     seed: int = 0
+    windows: int = 2
 
 
 class Lesson(NamedTuple):
-    """What there is to learn from: targets (n, I, J, K) of n cases, their rows in the features, and what each is asked by:
-    queries (n, dim), None for a decoder that is not guided; labels, what is marked in each."""
+    """What there is to learn from, a row a window of a case: targets (t, I, J, K), rows (t,) in the features, case_of (t,).
+
+    Of each of n cases: layouts, how its windows lie; queries (n, dim), what it is asked by, None for a decoder that is not
+    guided; labels (n,), what is marked in it.
+    """
 
     features: Features
     targets: np.ndarray
     rows: np.ndarray
+    case_of: np.ndarray
+    layouts: list[Layout]
     queries: torch.Tensor | None
     labels: np.ndarray
+
+    def windows(self, case: int) -> np.ndarray:
+        """The lesson's rows of a case."""
+        return np.flatnonzero(self.case_of == case)
+
+    def shares(self, case: int) -> np.ndarray:
+        """float32 (canvas): the share of each voxel that is marked."""
+        return blend(self.targets[self.windows(case)].astype(np.float32), self.layouts[case])
+
+    def pixels(self, case: int) -> np.ndarray:
+        """float32 (canvas): prepared intensities."""
+        return blend(self.features.pixels[self.rows[self.windows(case)]].astype(np.float32), self.layouts[case])
+
+    def level(self, case: int) -> np.ndarray:
+        """(2,): mean and spread of the body's intensities."""
+        return self.features.level[self.rows[self.windows(case)[0]]]
 
 
 def segmentation_loss(logits: torch.Tensor, shares: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
@@ -69,13 +100,23 @@ def train_decoder(
     with torch.random.fork_rng():
         torch.manual_seed(learning.seed)
         decoder = Decoder(config).to(device)
-    decoder.expect(float(np.mean([lesson.targets[case].mean(dtype=np.float64) for case in cases])) ** 0.5)
+    marked = np.array([target.mean(dtype=np.float64) for target in lesson.targets])
+    decoder.expect(float(np.mean(marked[np.isin(lesson.case_of, cases)])) ** 0.5)
+    fit_windows(decoder, lesson, cases, learning, device, marked > 0, after)
+    return decoder
+
+
+def fit_windows(
+    decoder: nn.Module, lesson: Lesson, cases: np.ndarray, learning: Learning, device: torch.device,
+    marked: np.ndarray, after: Epoch,
+) -> None:  # fmt: skip
+    """Train whatever maps views, and queries if any, to logits; marked (t,) bool: the rows where anything is."""
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=learning.rate, weight_decay=1e-2)
-    steps = learning.epochs * -(-len(cases) // learning.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     rng = np.random.default_rng(learning.seed)
+    steps = learning.epochs * -(-len(drawn(lesson, cases, marked, learning.windows, rng)) // learning.batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for epoch in range(1, learning.epochs + 1):
-        order = rng.permutation(cases)
+        order = drawn(lesson, cases, marked, learning.windows, rng)
         decoder.train()
         for start in range(0, len(order), learning.batch):
             now = order[start : start + learning.batch]
@@ -88,38 +129,60 @@ def train_decoder(
             optimiser.step()
             schedule.step()
         after(epoch, decoder.eval())
-    return decoder
+
+
+def drawn(lesson: Lesson, cases: np.ndarray, marked: np.ndarray, windows: int, rng: np.random.Generator) -> np.ndarray:
+    """Up to `windows` rows of each case in chance order, half of them marked where there are as many."""
+    found = []
+    for case in cases:
+        rows = rng.permutation(lesson.windows(int(case)))
+        some, none = rows[marked[rows]], rows[~marked[rows]]
+        half = max(windows - windows // 2, windows - len(none))
+        found.append(np.concatenate([some[:half], none])[:windows])
+    return rng.permutation(np.concatenate(found))
 
 
 def _logits(
-    decoder: Decoder, lesson: Lesson, cases: Sequence[int] | np.ndarray, device: torch.device
+    decoder: nn.Module, lesson: Lesson, windows: np.ndarray, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    batch, patches = lesson.features.batch(lesson.rows[np.asarray(cases)].tolist(), device)
-    query = None if lesson.queries is None else lesson.queries[torch.as_tensor(cases)].to(device)
-    return decoder(batch, patches, query), inside(batch)
+    view = lesson.features.view(lesson.rows[windows], device)
+    query = None if lesson.queries is None else lesson.queries[lesson.case_of[windows]].to(device)
+    with half_precision(device):
+        logits = decoder(view, query)
+    return logits.float(), inside(view)
 
 
-@torch.inference_mode()
-def box_map(decoder: Decoder, lesson: Lesson, case: int, device: torch.device) -> np.ndarray:
-    """float32 (I, J, K): probabilities of one case on its box, 0 on padding."""
-    logits, data = _logits(decoder, lesson, np.array([case]), device)
-    return (logits.sigmoid() * data)[0, 0].float().cpu().numpy()
+def canvas_map(decoder: nn.Module, lesson: Lesson, case: int, device: torch.device) -> np.ndarray:
+    """float32 (canvas): probabilities of one case, 0 on padding."""
+    view = lesson.features.view(lesson.rows[lesson.windows(case)], device)
+    query = None if lesson.queries is None else lesson.queries[case : case + 1].to(device)
+    return blend(decoded(decoder, view, query), lesson.layouts[case])
 
 
-def best_threshold(map_of: Callable[[int], np.ndarray], lesson: Lesson, cases: np.ndarray) -> float:
+def best_threshold(map_of: Maps, lesson: Lesson, cases: np.ndarray) -> float:
     """The threshold of THRESHOLDS under which the maps of `cases` have the largest mean Dice with the target shares.
 
     Cases without anything marked weigh in as nothing: 0.5 where no case has any.
     """
-    scores = []
-    for case in cases[:: max(1, -(-len(cases) // MOST_TO_CHOOSE))]:
-        shares = lesson.targets[case].astype(np.float32)
-        if shares.any():
-            scores.append(_dices(map_of(case), shares))
-    if not scores:
+    return best_of(dices_of(map_of, lesson, cases))
+
+
+def best_of(dices: Sequence[np.ndarray]) -> float:
+    """The threshold with the largest mean of what `dices_of` tells."""
+    if not len(dices):
         return 0.5
-    mean = np.mean(scores, axis=0)
+    mean = np.mean(dices, axis=0)
     return float(THRESHOLDS[np.flatnonzero(mean >= mean.max() - 1e-9)].mean().round(3))
+
+
+def dices_of(map_of: Maps, lesson: Lesson, cases: np.ndarray) -> list[np.ndarray]:
+    """Dice at each of THRESHOLDS of the cases where anything is marked; of MOST_TO_CHOOSE of them."""
+    found = []
+    for case in cases[:: max(1, -(-len(cases) // MOST_TO_CHOOSE))]:
+        shares = lesson.shares(case)
+        if shares.any():
+            found.append(_dices(map_of(case), shares))
+    return found
 
 
 def _dices(values: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -131,32 +194,47 @@ def _dices(values: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return 2 * above[1] / np.maximum(above[0] + shares.sum(dtype=np.float64), 1e-9)
 
 
-def mean_shape(lesson: Lesson, cases: np.ndarray) -> Callable[[int], np.ndarray]:
+def mean_shape(lesson: Lesson, cases: np.ndarray) -> Maps:
     """A baseline's maps: the mean target of the training cases of the same label, scaled to a largest value of 1."""
     means = {}
     for label in np.unique(lesson.labels[cases]):
         same = cases[lesson.labels[cases] == label]
-        mean = np.mean([lesson.targets[case].astype(np.float32) for case in same], axis=0)
+        mean = np.mean([_stretched(_body(lesson, c, lesson.shares(c)), (MEAN_EDGE,) * 3, "area") for c in same], axis=0)
         means[label] = mean / max(float(mean.max()), 1e-6)
-    nothing = np.zeros(lesson.targets.shape[1:], np.float32)
-    return lambda case: means.get(lesson.labels[case], nothing)
+
+    def shown(case: int) -> np.ndarray:
+        found = np.zeros(lesson.layouts[case].shape, np.float32)
+        body = _body(lesson, case, found)
+        if lesson.labels[case] in means:
+            body[...] = _stretched(means[lesson.labels[case]], body.shape, "trilinear")
+        return found
+
+    return shown
 
 
-def intensity(lesson: Lesson, cases: np.ndarray) -> Callable[[int], np.ndarray]:
-    """A baseline's maps: the prepared intensity, or what it lacks to 1 within the body, whichever serves training better."""
+def _body(lesson: Lesson, case: int, values: np.ndarray) -> np.ndarray:
+    """The part of a canvas that holds data, as a view of it."""
+    return values[tuple(slice(a, b) for a, b in lesson.layouts[case].content)]
+
+
+def _stretched(values: np.ndarray, shape: Sequence[int], mode: str) -> np.ndarray:
+    found = F.interpolate(torch.from_numpy(values.astype(np.float32))[None, None], size=tuple(shape), mode=mode)
+    return found[0, 0].numpy()
+
+
+def intensity(lesson: Lesson, cases: np.ndarray) -> Maps:
+    """A baseline's maps: how bright a voxel is beside the volume's body, or how dark, whichever serves training better; 0..1
+    for intensities from WIDEST spreads below the mean to as many above."""
 
     def bright(case: int) -> np.ndarray:
-        return lesson.features.pixels[lesson.rows[case]].astype(np.float32)
+        mean, spread = lesson.level(case)
+        return np.clip((lesson.pixels(case) - mean) / (2 * WIDEST * spread) + 0.5, 0, 1)
 
     def dark(case: int) -> np.ndarray:
-        found = bright(case)
-        return np.where(found > 0.1, 1 - found, 0.0)
+        return np.where(lesson.pixels(case) > BODY, 1 - bright(case), 0)
 
-    def score(maps: Callable[[int], np.ndarray]) -> float:
-        every = cases[:: max(1, -(-len(cases) // MOST_TO_CHOOSE))]
-        marked = [(case, lesson.targets[case].astype(np.float32)) for case in every]
-        return float(np.max(np.mean([_dices(maps(case), shares) for case, shares in marked if shares.any()], axis=0)))
+    def score(maps: Maps) -> float:
+        dices = dices_of(maps, lesson, cases)
+        return float(np.mean(dices, axis=0).max()) if dices else 0.0
 
-    if not any(lesson.targets[case].any() for case in cases):
-        return bright
     return max((bright, dark), key=score)

@@ -1,7 +1,8 @@
 """What a decoder reads of a frozen encoder, computed once and kept on disk: patches, prepared pictures, target shares.
 
 Decisions:
-- Half precision, memory-mapped: epochs read what they need, and the encoder does not run again.
+- A row is a window (training.windows). Half precision, memory-mapped: epochs read what they need, and the encoder does not
+  run again.
 - The name of a folder holds a hash of all that it was made from: the encoder, the series and their files, the masks. It is
   written under another name and renamed when whole, so that an existing name is never made again.
 """
@@ -17,41 +18,41 @@ import numpy as np
 import torch
 
 from index.contents import Contents
-from models.config import family_of
+from models.config import edges
 from models.decipher import Decipher
 from models.errors import DecipherError
-from models.prepare import Prepared, collate
+from models.view import View
+from training.loader import ahead
 from training.masks import Case
 from training.once import made_once
 from training.regrid import shares_in_box
+from training.windows import Layout, patch_grid, views_of
 
-AT_ONCE = 4
+LARGE, SMALL = ("pixels", "patches"), ("content", "level")
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Features:
-    """n series: patches (n, N, E) and pixels (n, I, J, K) float16, content (n, 3, 2) int64, geometry (n, 7) float32,
-    affine_mm (n, 4, 4) float64, families (n,) int64; row_of: the place of a series_id."""
+    """w windows of all series together: patches (w, N, 2 * dim) and pixels (w, I, J, K) float16, content (w, 3, 2) int64,
+    level (w, 2) float32; layouts: how those of each series lie; rows_of: the rows of each series."""
 
     patches: np.ndarray
     pixels: np.ndarray
     content: np.ndarray
-    geometry: np.ndarray
-    affine_mm: np.ndarray
-    families: np.ndarray
-    row_of: dict[str, int]
+    level: np.ndarray
+    layouts: dict[str, Layout]
+    rows_of: dict[str, np.ndarray]
 
-    def batch(self, rows: Sequence[int], device: torch.device) -> tuple[Prepared, torch.Tensor]:
-        """The prepared volumes of some rows, and their patches (B, N, E) float32."""
-        chosen = list(rows)
+    def view(self, rows: Sequence[int] | np.ndarray, device: torch.device) -> View:
+        """Some rows as a decoder sees them."""
+        chosen = np.asarray(rows)
 
         def taken(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array[chosen])
 
-        batch = Prepared(taken(self.pixels).float()[:, None], taken(self.content), taken(self.geometry),
-                         taken(self.affine_mm), taken(self.families))  # fmt: skip
-        return batch.to(device), taken(self.patches).float().to(device)
+        pixels, patches = (taken(array).float() for array in (self.pixels, self.patches))
+        return View(pixels[:, None], taken(self.content), taken(self.level), patches).to(device)
 
 
 def features_of(
@@ -59,27 +60,32 @@ def features_of(
     passport: dict[str, Any],
     contents: Contents,
     cases: Sequence[Case],
+    finest_mm: float,
     cache: Path,
     progress: Progress,
 ) -> Features:
-    """The features of the cases' series, from `cache` where they are there.
+    """The features of the cases' series, from `cache` where they are there; finest_mm: as training.windows has it.
 
     Errors: DecipherError for a series that cannot be read.
     """
     records = list({case.record["series_id"]: case.record for case in cases}.values())
-    key = [passport["hash"], [[r["series_id"], r["fingerprint"], r.get("sequence")] for r in records]]
-    folder = _made(cache, "features", key, lambda part: _encode(model, contents, records, part, progress))
-    patches, pixels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("patches", "pixels"))
-    content, geometry, affine_mm = (np.load(folder / f"{name}.npy") for name in ("content", "geometry", "affine_mm"))
-    families = np.array([family_of(record.get("sequence")) for record in records], dtype=np.int64)
-    row_of = {record["series_id"]: row for row, record in enumerate(records)}
-    return Features(patches, pixels, content, geometry, affine_mm, families, row_of)
+    key = [passport["hash"], finest_mm, [[r["series_id"], r["fingerprint"], r.get("sequence")] for r in records]]
+    folder = _made(cache, "features", key, lambda part: _encode(model, contents, records, finest_mm, part, progress))
+    box, tokens = model.config.prepare.box, int(np.prod(patch_grid(model)))
+    pixels, patches = (np.memmap(folder / f"{name}.f16", np.float16, "r") for name in LARGE)
+    content, level = (np.load(folder / f"{name}.npy") for name in SMALL)
+    layouts = {one["series_id"]: _layout(one) for one in json.loads((folder / "layouts.json").read_text())}
+    counts = [len(layout.starts) for layout in layouts.values()]
+    rows = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
+    shaped = patches.reshape(-1, tokens, 2 * model.config.dim), pixels.reshape(-1, *box)
+    return Features(*shaped, content, level, layouts, dict(zip(layouts, rows, strict=True)))
 
 
 def targets_of(features: Features, cases: Sequence[Case], cache: Path, progress: Progress) -> np.ndarray:
-    """(n, I, J, K) float16, memory-mapped: the share of each box voxel that each case's mask marks."""
+    """float16 (t, I, J, K), memory-mapped: the share of each voxel that a case's mask marks, a row for each window of each
+    case in turn."""
     key = [[str(c.mask.resolve()), c.mask.stat().st_size, c.mask.stat().st_mtime_ns, c.value, c.record["fingerprint"],
-            features.affine_mm[features.row_of[c.record["series_id"]]].tolist()] for c in cases]  # fmt: skip
+            _described(features.layouts[c.record["series_id"]])] for c in cases]  # fmt: skip
     folder = _made(cache, "targets", key, lambda part: _mark(features, cases, part, progress))
     return np.load(folder / "targets.npy", mmap_mode="r")
 
@@ -90,41 +96,48 @@ def _made(cache: Path, kind: str, key: list[Any], write: Callable[[Path], None])
 
 
 def _encode(
-    model: Decipher, contents: Contents, records: list[dict[str, Any]], folder: Path, progress: Progress
-) -> None:
-    groups = [records[start : start + AT_ONCE] for start in range(0, len(records), AT_ONCE)]
-    device = next(model.parameters()).device
-    box, done = model.config.prepare.box, 0
-    tokens = int(np.prod([edge // p for edge, p in zip(box, model.config.vision.patch, strict=True)]))
-    patches = _memory(folder / "patches.npy", (len(records), tokens, model.config.dim))
-    pixels = _memory(folder / "pixels.npy", (len(records), *box))
-    small: dict[str, list[np.ndarray]] = {"content": [], "geometry": [], "affine_mm": []}
-    for found in contents.prepared_all(groups, model.config.prepare):
-        read = [one for one in found if isinstance(one, Prepared)]
-        if len(read) < len(found):
-            unread = next(one for one in found if isinstance(one, str))
-            raise DecipherError(f"A series of the table cannot be read: {unread}.", "Take its row out of the table.")
-        batch = collate(read)
-        rows = slice(done, done + len(read))
-        patches[rows] = model.encode_prepared(batch.to(device)).patches.half().cpu().numpy()
-        pixels[rows] = batch.pixels[:, 0].half().numpy()
+    model: Decipher, contents: Contents, records: list[dict[str, Any]], finest_mm: float, folder: Path, progress: Progress
+) -> None:  # fmt: skip
+    small: dict[str, list[np.ndarray]] = {name: [] for name in SMALL}
+    layouts = []
+    read = ahead(lambda n: contents.read(records[n], model.config.prepare), range(len(records)), 1)
+    for number, (record, ready) in enumerate(zip(records, read, strict=True), start=1):
+        if isinstance(ready, str):
+            raise DecipherError(f"A series of the table cannot be read: {ready}.", "Take its row out of the table.")
+        view, layout = views_of(model, *ready, finest_mm)
+        layouts.append({"series_id": record["series_id"], **_described(layout)})
+        for name in LARGE:
+            with (folder / f"{name}.f16").open("ab") as file:
+                file.write(getattr(view, name).half().cpu().numpy().tobytes())
         for name, parts in small.items():
-            parts.extend(getattr(batch, name).numpy())
-        done += len(read)
-        progress("encode", done, len(records))
+            parts.append(getattr(view, name).cpu().numpy())
+        progress("encode", number, len(records))
     for name, parts in small.items():
-        np.save(folder / f"{name}.npy", np.stack(parts))
+        np.save(folder / f"{name}.npy", np.concatenate(parts))
+    (folder / "layouts.json").write_text(json.dumps(layouts))
+
+
+def _described(layout: Layout) -> dict[str, Any]:
+    return {
+        "shape": list(layout.shape), "content": layout.content.tolist(), "affine_mm": layout.affine_mm.tolist(),
+        "starts": layout.starts.tolist(),
+    }  # fmt: skip
+
+
+def _layout(said: dict[str, Any]) -> Layout:
+    return Layout(edges(said["shape"]), *(np.array(said[name]) for name in ("content", "affine_mm", "starts")))
 
 
 def _mark(features: Features, cases: Sequence[Case], folder: Path, progress: Progress) -> None:
-    box = features.pixels.shape[1:]
-    targets = _memory(folder / "targets.npy", (len(cases), *box))
-    for number, case in enumerate(cases):
+    window = features.pixels.shape[1:]
+    layouts = [features.layouts[case.record["series_id"]] for case in cases]
+    shape = (sum(len(layout.starts) for layout in layouts), *window)
+    targets = np.lib.format.open_memmap(folder / "targets.npy", mode="w+", dtype=np.float16, shape=shape)
+    row = 0
+    for number, (case, layout) in enumerate(zip(cases, layouts, strict=True), start=1):
         volume_affine = np.array(case.record["affine_mm"]).reshape(4, 4)
-        box_affine = features.affine_mm[features.row_of[case.record["series_id"]]]
-        targets[number] = shares_in_box(case.read_mask(), volume_affine, box_affine, box)
-        progress("masks", number + 1, len(cases))
-
-
-def _memory(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+        shares = shares_in_box(case.read_mask(), volume_affine, layout.affine_mm, layout.shape)
+        for start in layout.starts:
+            targets[row] = shares[tuple(slice(a, a + own) for a, own in zip(start, window, strict=True))]
+            row += 1
+        progress("masks", number, len(cases))

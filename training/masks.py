@@ -5,7 +5,8 @@ Decisions:
   without a mask say nothing and are passed over; an empty mask is a negative.
 - A mask has the grid of its volume: the same shape and place once both are in RAS+ order. It is never resampled, since a
   mask of another grid is more often the wrong file than the right one.
-- Marked is what is above 0.5; with a column `value`, the voxels of that value, so that one file may hold several organs.
+- Marked is what is above 0.5; with a column `value`, the voxels of that value, so that one file may hold several organs. Of a
+  DICOM Segmentation object it is what any segment marks, or the segment of that number.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from index.labels import load_labels
 from index.ledger import Rejection
 from index.nifti import NiftiHeader, read_header, read_part
 from index.record import subjects
+from index.segmented import is_dicom, read_seg
 from models.errors import DecipherError
 
 SAME_GRID = "Give a mask drawn on this volume, with its shape and affine."
@@ -42,6 +44,8 @@ class Case:
     def read_mask(self) -> np.ndarray:
         """bool (I, J, K) in RAS+ order. Errors: DecipherError when it cannot be read."""
         try:
+            if is_dicom(self.mask):
+                return read_seg(self.mask, self.record, self.value)
             data = read_part(self.mask, 0).data[0]
         except Rejection as rejection:
             raise DecipherError(f"The mask {self.mask} cannot be read: {rejection}.", SAME_GRID) from None
@@ -156,6 +160,9 @@ def _value(row: Mapping[str, Any]) -> int | None:
 
 def _check_grid(case: Case) -> None:
     """Errors: DecipherError naming the mask when its shape or place is not its volume's."""
+    if is_dicom(case.mask):
+        case.read_mask()
+        return
     try:
         header = read_header(case.mask)
     except Rejection as rejection:

@@ -107,19 +107,22 @@ def described_box(low: np.ndarray, high: np.ndarray, affine_mm: np.ndarray) -> d
     }  # fmt: skip
 
 
-def boxes_in(mask: np.ndarray, affine_mm: np.ndarray) -> list[dict[str, Any]]:
-    """The box of each component of a mask, the largest component first, with its volume_ml."""
-    from scipy.ndimage import find_objects
+def boxes_in(mask: np.ndarray, affine_mm: np.ndarray, values: np.ndarray | None = None) -> list[dict[str, Any]]:
+    """The box of each component of a mask, the largest component first, with its volume_ml, and, as its score, the largest
+    of `values` (I, J, K) in it where there are any."""
+    from scipy.ndimage import find_objects, maximum
 
     numbers, _ = components(mask)
     places = find_objects(numbers)
     voxel_ml = abs(np.linalg.det(affine_mm[:3, :3])) / 1000
     sizes = np.bincount(numbers.ravel())[1:]
+    scores = [] if values is None else maximum(values, numbers, np.arange(len(sizes)) + 1)
     found = []
     for number in np.argsort(-sizes, kind="stable"):
         where = places[number]
         box = described_box(np.array([s.start for s in where]), np.array([s.stop for s in where]), affine_mm)
-        found.append({"volume_ml": round(float(sizes[number] * voxel_ml), 4), **box})
+        told = {} if values is None else {"score": round(float(scores[number]), 4)}
+        found.append({**told, "volume_ml": round(float(sizes[number] * voxel_ml), 4), **box})
     return found
 
 

@@ -13,7 +13,7 @@ from models.errors import DecipherError
 
 def shares_in_box(mask: np.ndarray, volume_affine_mm: np.ndarray, box_affine_mm: np.ndarray, box: tuple) -> np.ndarray:
     """float32 (box): the share of every box voxel that lies in `mask` (I, J, K) bool on the volume's RAS+ grid."""
-    step, first = _along_axes(volume_affine_mm, box_affine_mm)
+    step, first = along_axes(volume_affine_mm, box_affine_mm)
     weights = [_overlaps(box[a], mask.shape[a], step[a], first[a]) for a in range(3)]
     return _by_axis(mask, weights)
 
@@ -22,12 +22,12 @@ def to_volume(
     values: np.ndarray, content: np.ndarray, volume_affine_mm: np.ndarray, box_affine_mm: np.ndarray, shape: tuple
 ) -> np.ndarray:
     """float32 (shape): a map (I, J, K) on the box, of which `content` (3, 2) holds data, on the volume's RAS+ grid."""
-    step, first = _along_axes(volume_affine_mm, box_affine_mm)
+    step, first = along_axes(volume_affine_mm, box_affine_mm)
     weights = [_between(content[a], values.shape[a], shape[a], step[a], first[a]) for a in range(3)]
     return _by_axis(values, weights)
 
 
-def _along_axes(volume_affine_mm: np.ndarray, box_affine_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def along_axes(volume_affine_mm: np.ndarray, box_affine_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Step (3,) and first centre (3,) of the box's voxels, in voxels of the volume."""
     within = np.linalg.inv(volume_affine_mm) @ box_affine_mm
     step = np.diag(within)[:3]

@@ -3,12 +3,14 @@
 Decisions:
 - safetensors and JSON, nothing is ever unpickled; single precision, since a decoder is small.
 - A decoder goes with the encoder whose patches it was fitted on: its passport is saved, and compared before use.
+- What it was fitted on is saved too, so that it need not be asked about a knee when it has seen brains alone.
 - The folder is written beside its place and renamed, so that it is whole or not there; nothing else is overwritten.
 """
 
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,16 @@ from models.errors import DecipherError
 from models.folder import titled
 from training.decode import Fit
 
-FORMAT = "decipher-decoder-1"
+FORMAT = "decipher-decoder-2"
 JSON_NAME, WEIGHTS_NAME, METRICS_NAME = "config.json", "decoder.safetensors", "metrics.json"
+FITTED_ON = ("sequence", "body_region")
 REFIT = "fit one with `decipher decode fit --masks CSV -o FOLDER`"
 
 
 @dataclass(frozen=True)
 class SavedDecoder:
-    """decoder in evaluation mode; model: name or folder of its encoder, passport: who that was; task, threshold, labels."""
+    """decoder in evaluation mode; model: name or folder of its encoder, passport: who that was; task, threshold, labels;
+    fitted_on: what the catalogue knew of its series, for each of FITTED_ON."""
 
     decoder: Decoder
     model: str
@@ -33,6 +37,7 @@ class SavedDecoder:
     task: str
     threshold: float
     labels: list[str]
+    fitted_on: dict[str, list[str]]
 
 
 def check_free(folder: Path) -> None:
@@ -47,10 +52,13 @@ def _is_ours(folder: Path) -> bool:
     }  # fmt: skip
 
 
-def save_decoder(fit: Fit, folder: Path, model: str, passport: dict[str, Any]) -> None:
+def save_decoder(
+    fit: Fit, folder: Path, model: str, passport: dict[str, Any], records: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Write the fit to `folder`, replacing an older decoder there.
 
-    model: name or folder of the encoder; passport: the encoder's. Errors: DecipherError as `check_free` has.
+    model: name or folder of the encoder; passport: the encoder's; records: the series that it was fitted on. Errors:
+    DecipherError as `check_free` has.
     """
     from safetensors.torch import save_file
 
@@ -63,6 +71,7 @@ def save_decoder(fit: Fit, folder: Path, model: str, passport: dict[str, Any]) -
     config = {
         "format": FORMAT, "task": fit.report["task"], "labels": fit.labels, "threshold": fit.threshold,
         "decoder": fit.decoder.config.to_json(), "model": model, "passport": passport,
+        "fitted_on": {name: sorted({one[name] for one in records} - {None}) for name in FITTED_ON},
     }  # fmt: skip
     for name, content in ((JSON_NAME, config), (METRICS_NAME, fit.report)):
         (part / name).write_text(json.dumps(content, indent=2) + "\n")
@@ -82,9 +91,10 @@ def load_decoder(folder: Path) -> SavedDecoder:
         decoder = Decoder(DecoderConfig.from_json(card["decoder"]))
         decoder.load_state_dict(load_file(folder / WEIGHTS_NAME))
         said = (card["model"], card["passport"], card["task"], float(card["threshold"]), card["labels"])
+        fitted_on = {name: list(card["fitted_on"][name]) for name in FITTED_ON}
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, DecipherError, SafetensorError) as error:
         raise DecipherError(f"{folder} holds no readable decoder.", REFIT) from error
-    return SavedDecoder(decoder.eval(), *said)
+    return SavedDecoder(decoder.eval(), *said, fitted_on)
 
 
 def check_encoder(saved: SavedDecoder, passport: dict[str, Any]) -> None:

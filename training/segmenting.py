@@ -1,13 +1,13 @@
-"""A saved decoder applied to series: a mask of each in the patient's own geometry, a table of volumes, a picture sheet.
+"""A saved decoder applied to series: what it marks, in the patient's own geometry; training.results keeps it.
 
 Decisions:
-- A mask is named by its series, and by its label where the decoder knows several; the table says which is whose.
-- The table is there from the beginning, so that a folder that was begun is known as our own and may be gone on with.
+- Of an archive, series of sequences and body regions that the decoder never saw are passed over: what it would mark there
+  means nothing. A series that nothing is known of is taken, and so is one that is named as a file.
+- A DICOM SEG calls a patient by the hash of an index, which has a key; the hash of an archive has none and could be guessed.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +19,35 @@ from index.catalog import root_of
 from index.contents import Contents, contents_of
 from index.reading import volume_at
 from index.record import SCHEMA
-from index.segment import replace_file
-from index.writing import write_mask
 from models.decipher import Decipher
-from models.decoder import inside
 from models.errors import DecipherError
-from models.prepare import Prepared, collate
+from models.folder import titled
+from models.prepare import Prepared
 from models.volume import Volume
+from training.boxes import scored_boxes
 from training.loader import ahead
-from training.overlap import boxes_in, components, without_strays
+from training.overlap import boxes_in, without_strays
 from training.regrid import to_volume
+from training.results import Results, Source, check_format
 from training.saved_decoder import SavedDecoder
-from training.sheet import MOST, sheet_png, tile_of
+from training.windows import blend, decoded, views_of
 
-TABLE, SHEET = "volumes.csv", "sheet.png"
-COLUMNS = {"tile": pl.Int64, "series_id": pl.String, "path": pl.String, "label": pl.String,
-           "volume_ml": pl.Float64, "components": pl.Int64, "mask": pl.String}  # fmt: skip
+
+@dataclass(frozen=True)
+class Asked:
+    """texts: what a guided decoder looks for, all it was fitted on where there are none; format: of results.FORMATS."""
+
+    texts: Sequence[str] = ()
+    format: str = "both"
 
 
 @dataclass(frozen=True)
 class Result:
-    """row: what the table says, with boxes where the task is localise; unread: a sentence, where there is no row."""
+    """row: what the table says of a mask, with boxes where the task gives them, empty where there is none; note: a sentence
+    on what could not be done."""
 
     row: dict[str, Any]
-    unread: str = ""
+    note: str = ""
 
 
 def contents_at(place: Path, progress: Callable[[int, int], None]) -> Contents:
@@ -67,79 +72,80 @@ def labels_asked(saved: SavedDecoder, asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(asked)) or saved.labels
 
 
-def check_output(folder: Path) -> None:
-    """Errors: DecipherError where `folder` holds something else than masks that were written before."""
-    if folder.exists() and not (folder / TABLE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DecipherError(f"{folder} holds something else than masks.", "Name a new folder with -o.")
+def fitting(saved: SavedDecoder, contents: Contents) -> tuple[Contents, int]:
+    """The series that are not known to be of another sequence or body region than the decoder was fitted on, and how many
+    are."""
+    known = pl.lit(True)
+    for column, fitted in saved.fitted_on.items():
+        if fitted:
+            known &= pl.col(column).is_null() | pl.col(column).is_in(fitted)
+    kept = contents.records.filter(known)
+    return replace(contents, records=kept), contents.records.height - kept.height
 
 
 def segment(
-    saved: SavedDecoder, model: Decipher, places: Sequence[Contents], folder: Path, asked: Sequence[str],
+    saved: SavedDecoder, model: Decipher, places: Sequence[Contents], folder: Path, asked: Asked,
     progress: Callable[[int, int], None],
 ) -> Iterator[Result]:  # fmt: skip
-    """Each series and label in turn, its mask written below `folder`; the table and the sheet at the end.
+    """Each series and label in turn, its masks written below `folder`; the table and the sheet at the end.
 
-    Errors: DecipherError as `check_output` and `labels_asked` have, or where no series could be read.
+    Errors: DecipherError as `labels_asked`, `check_format` and `check_output` have, or where no series could be read.
     """
-    labels = labels_asked(saved, asked)
-    check_output(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_table(folder, [])
+    labels = labels_asked(saved, asked.texts)
+    work = [(one, record) for one in places for record in one.records.iter_rows(named=True)]
+    check_format(asked.format, [record for _, record in work], labels)
+    results = Results(folder, asked.format, f"decipher {titled(saved.passport)}"[:64], _named(saved, asked))
+    results.begin()
     queries = model.encode_texts(labels) if saved.decoder.config.guided else None
     saved.decoder.to(next(model.parameters()).device)
-    work = [(one, record) for one in places for record in one.records.iter_rows(named=True)]
-    rows: list[dict[str, Any]] = []
-    tiles: list[np.ndarray] = []
     read = ahead(lambda n: work[n][0].read(work[n][1], model.config.prepare), range(len(work)), 1)
     for done, ((contents, record), ready) in enumerate(zip(work, read, strict=True), start=1):
         progress(done, len(work))
         if isinstance(ready, str):
-            yield Result({}, ready)
+            yield Result({}, f"not read: {ready}")
             continue
         volume, prepared = ready
-        for label, found in zip(labels, masks_of(saved, model, volume, prepared, queries), strict=True):
-            name = _free_name(record["series_id"], label if len(saved.labels) > 1 or asked else "", rows)
-            write_mask(folder / name, found, contents.root_of(record), record)
-            rows.append({**_row(record, label, found, volume), "tile": len(rows) + 1, "mask": name})
-            if len(tiles) < MOST:
-                tiles.append(tile_of(volume, found))
-            boxes = boxes_in(without_strays(found), volume.affine_mm) if saved.task == "localise" else None
-            yield Result(rows[-1] if boxes is None else {**rows[-1], "boxes": boxes})
-    if not rows:
-        raise DecipherError("No series could be read.", "See why: decipher scan ARCHIVE --check")
-    _write_table(folder, rows)
-    replace_file(folder / SHEET, sheet_png(tiles))
+        source = Source(contents.root_of(record), record, volume, _patient_id(contents, record))
+        maps = dict(zip(labels, maps_of(saved, model, volume, prepared, queries), strict=True))
+        yield from _kept(saved, results, source, maps)
+    results.finish()
+
+
+def _named(saved: SavedDecoder, asked: Asked) -> bool:
+    """Whether a mask's name tells its label."""
+    return len(saved.labels) > 1 or bool(asked.texts)
+
+
+def _kept(saved: SavedDecoder, results: Results, source: Source, maps: Mapping[str, np.ndarray]) -> Iterator[Result]:
+    """What is written of a series, of which `maps` (I, J, K) are the probabilities by label."""
+    rows, why = results.add(source, {label: values > saved.threshold for label, values in maps.items()})
+    for row, values in zip(rows, maps.values(), strict=True):
+        boxes = _boxes(saved, values, source.volume)
+        results.add_boxes(row, boxes or [])
+        yield Result(row if boxes is None else {**row, "boxes": boxes})
+    if why:
+        yield Result({}, why)
+
+
+def _patient_id(contents: Contents, record: Mapping[str, Any]) -> str:
+    return (contents.model and record["patient_id"]) or ""
+
+
+def _boxes(saved: SavedDecoder, values: np.ndarray, volume: Volume) -> list[dict[str, Any]] | None:
+    """The boxes of what a map marks; None where the task gives none."""
+    if saved.task == "detect":
+        return scored_boxes(values, saved.threshold, volume.affine_mm)
+    if saved.task == "localise":
+        return boxes_in(without_strays(values > saved.threshold), volume.affine_mm)
+    return None
 
 
 @torch.inference_mode()
-def masks_of(
+def maps_of(
     saved: SavedDecoder, model: Decipher, volume: Volume, prepared: Prepared, queries: torch.Tensor | None
 ) -> list[np.ndarray]:
-    """bool (I, J, K) on the volume's grid: one mask, or one of each query (L, dim) of a guided decoder."""
-    batch = collate([prepared]).to(next(model.parameters()).device)
-    patches = model.encode_prepared(batch).patches.half().float()
-    found = []
-    for query in [None] if queries is None else queries[:, None]:
-        values = (saved.decoder(batch, patches, query).sigmoid() * inside(batch))[0, 0].cpu().numpy()
-        geometry = (prepared.content.numpy(), volume.affine_mm, prepared.affine_mm.numpy(), volume.data.shape[1:])
-        found.append(to_volume(values, *geometry) > saved.threshold)
-    return found
-
-
-def _row(record: Mapping[str, Any], label: str, found: np.ndarray, volume: Volume) -> dict[str, Any]:
-    voxel_ml = abs(float(np.linalg.det(volume.affine_mm[:3, :3]))) / 1000
-    return {
-        "tile": 0, "series_id": record["series_id"], "path": record["path"],
-        "label": label, "volume_ml": round(float(found.sum()) * voxel_ml, 4), "components": components(found)[1],
-    }  # fmt: skip
-
-
-def _free_name(series_id: str, label: str, rows: Sequence[dict[str, Any]]) -> str:
-    """A file's name that no earlier row has."""
-    stem = "-".join(filter(None, [series_id, re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")]))
-    names, taken = [stem, *(f"{stem}-{n}" for n in range(2, len(rows) + 3))], {row["mask"] for row in rows}
-    return next(f"{name}.nii.gz" for name in names if f"{name}.nii.gz" not in taken)
-
-
-def _write_table(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    replace_file(folder / TABLE, pl.DataFrame(list(rows), schema=COLUMNS).write_csv().encode())
+    """float32 (I, J, K), probabilities on the volume's grid: one map, or one of each query (L, dim) of a guided decoder."""
+    view, layout = views_of(model, volume, prepared, saved.decoder.config.finest_mm)
+    where = (layout.content, volume.affine_mm, layout.affine_mm, volume.data.shape[1:])
+    maps = (decoded(saved.decoder, view, query) for query in ([None] if queries is None else queries[:, None]))
+    return [to_volume(blend(found, layout), *where) for found in maps]
