@@ -2,7 +2,7 @@
 
 COLUMN is age, sex, sequence, body_region, or any column of the catalogue or of --labels. Numbers are regressed,
 categories are classified, several columns (or a column of lists, or of text parted by ;) are labels that may hold together.
-Patients never lie on both sides of a fold. The encoder does not run.
+Patients never lie on both sides of a fold. The encoder does not run; baselines from the pixels read the archive once.
 """
 
 from pathlib import Path
