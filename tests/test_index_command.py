@@ -60,7 +60,7 @@ def test_a_whole_index_is_told_to_be_whole(decipher: Command, index: Path) -> No
     run = decipher("index", "verify")
     count = len(Index.open(index))
     assert (run.code, run.out) == (0, "")
-    assert f"{count} series in 1 segments, every checksum holds." in run.err
+    assert f"{count} series in 1 segment, every checksum holds." in run.err
     (found,) = decipher("index", "verify", "--json").json_lines()
     assert found == {"series": count, "segments": 1, "commit": Index.open(index).commit, "wrong": []}
 
