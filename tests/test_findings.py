@@ -45,11 +45,20 @@ SEEN = {  # what a phantom's diagnosis must be read as: the organ, and any of th
     "uterine fibroid": ("uterus", {"fibroid"}),
     "ovarian cyst": ("ovary", {"cyst"}),
     "bladder tumour": ("bladder", {"tumour", "mass"}),
+    "breast cancer": ("breast", {"tumour", "mass"}),
+    "fibroadenoma": ("breast", {"tumour", "mass"}),
+    "breast cyst": ("breast", {"cyst"}),
+    "pericardial effusion": ("heart", {"effusion"}),
+    "myocardial infarct": ("heart", {"stroke"}),
+    "hypertrophic cardiomyopathy": ("heart", {"hypertrophy"}),
 }
 
 
 PAINTED = [  # region, diagnosis, noun, place, size in mm (0 is not said), count: as the phantom's painters say it
-    *((region, "healthy", "", "", 0.0, 0) for region in ("brain", "knee", "abdomen", "spine", "pelvis")),
+    *(
+        (region, "healthy", "", "", 0.0, 0)
+        for region in ("brain", "knee", "abdomen", "spine", "pelvis", "breast", "heart")
+    ),
     ("brain", "multiple sclerosis", "demyelinating plaques", "periventricular white matter", 13.0, 8),
     ("brain", "multiple sclerosis", "white matter lesions", "periventricular white matter", 13.0, 23),
     ("brain", "brain tumour", "mass with surrounding oedema", "left frontal lobe", 35.0, 1),
@@ -81,8 +90,30 @@ PAINTED = [  # region, diagnosis, noun, place, size in mm (0 is not said), count
     ("pelvis", "uterine fibroid", "fibroid", "uterus", 35.0, 1),
     ("pelvis", "ovarian cyst", "simple cyst", "right ovary", 40.0, 1),
     ("pelvis", "bladder tumour", "mass", "right wall of the bladder", 25.0, 1),
+    ("breast", "breast cancer", "irregular enhancing mass", "upper outer quadrant of the left breast", 22.0, 1),
+    ("breast", "fibroadenoma", "fibroadenoma", "lower inner quadrant of the right breast", 17.0, 1),
+    ("breast", "breast cyst", "simple cyst", "upper inner quadrant of the right breast", 12.0, 1),
+    ("heart", "pericardial effusion", "large pericardial effusion", "pericardial sac around the heart", 16.0, 1),
+    ("heart", "myocardial infarct", "transmural myocardial infarct", "septal wall of the left ventricle", 0.0, 1),
+    (
+        "heart",
+        "hypertrophic cardiomyopathy",
+        "asymmetric septal hypertrophy",
+        "septal wall of the left ventricle",
+        18.0,
+        1,
+    ),
 ]
-ENHANCING = {"brain tumour", "renal tumour", "liver metastases", "bladder tumour", "vertebral metastasis"}
+ENHANCING = {
+    "breast cancer",
+    "fibroadenoma",
+    "myocardial infarct",
+    "brain tumour",
+    "renal tumour",
+    "liver metastases",
+    "bladder tumour",
+    "vertebral metastasis",
+}
 
 
 def short(sentence: str) -> list[str]:

@@ -17,10 +17,11 @@ from training.phantom.archive import LABEL_COLUMNS, make_archive
 from training.phantom.archive_dicom import dicom_slices
 from training.phantom.archive_nifti import bids_name, nifti_bytes, sidecar_text
 from training.phantom.lesion import LESIONS, MATERIAL, ONLY_SEX, intensity
+from training.phantom.normal import NORMAL
 from training.phantom.person import Person, draw_person
 from training.phantom.physics import (
+    balanced_gradient_echo,
     diffusion_weighted,
-    draw_protocol,
     enhanced_t1_ms,
     inversion_recovery,
     null_time_ms,
@@ -28,13 +29,14 @@ from training.phantom.physics import (
     spoiled_gradient_echo,
     tissue_signal,
 )
-from training.phantom.report import NO_LESION, NORMAL, WEIGHTING
+from training.phantom.protocol import SEQUENCES, draw_protocol
+from training.phantom.report import NO_LESION, WEIGHTING
 from training.phantom.scanner import Geometry, acquire, draw_geometry, rician
-from training.phantom.series import SEQUENCES, PhantomSeries, make_patient
+from training.phantom.series import PhantomSeries, make_patient
 from training.phantom.tissue import Tissue, tissue_values
 
 COARSE_MM = 4.0
-LESION_TEST_MM = {"brain": 3.0, "knee": 2.5, "abdomen": 5.0, "spine": 3.0, "pelvis": 5.0}
+LESION_TEST_MM = {"brain": 3.0, "knee": 2.5, "abdomen": 5.0, "spine": 3.0, "pelvis": 5.0, "breast": 3.0, "heart": 4.0}
 DISEASES = [(region, name) for region, names in LESIONS.items() for name in names]
 
 
@@ -57,6 +59,8 @@ def test_signal_equations_give_the_values_worked_out_by_hand() -> None:
     assert spoiled_gradient_echo(1.0, 1000, 50, 1e9, 0, 90) == pytest.approx(1.0, rel=1e-9)
     assert spoiled_gradient_echo(1.0, 1000, 50, 1000, 50, 90) == pytest.approx((1 - np.exp(-1)) * np.exp(-1), rel=1e-9)
     assert enhanced_t1_ms(1000.0, 1.0) == pytest.approx(1000 / 5.3, rel=1e-9)
+    assert balanced_gradient_echo(1.0, 1000, 1000, 1e-3, 0, 90) == pytest.approx(0.5, rel=1e-5)
+    assert balanced_gradient_echo(1.0, 1000, 100, 1e-3, 0, 90) == pytest.approx(1 / (1 + 10), rel=1e-4)
     assert diffusion_weighted(1.0, 80, 0.8, 80, 1000) == pytest.approx(np.exp(-1) * np.exp(-0.8), rel=1e-9)
 
 
@@ -286,22 +290,32 @@ def test_every_sequence_of_every_region_is_a_sound_volume(region: str) -> None:
         assert data.dtype == np.float32 and np.isfinite(data).all() and data.min() >= 0 and data.std() > 0
         assert series.lesion_mask.shape == data.shape and max(data.shape) <= 48
         assert series.labels["sequence"] == sequence and series.labels["body_region"] == region
-        assert series.labels["contrast"] == ("yes" if sequence == "T1C" else "no")
+        assert series.labels["contrast"] == ("yes" if sequence in ("T1C", "DCE") else "no")
         assert (series.labels["lesion"] == "yes") == bool(series.lesion_mask.any())
         assert (series.labels["diagnosis"] == "healthy") == (series.labels["lesion"] == "no")
         assert (series.tags["inversion_time_ms"] is not None) or sequence not in ("FLAIR", "STIR")
 
 
+def litres_shown(series: PhantomSeries) -> float:
+    """Of tissue that is not dark."""
+    data = series.volume.data[0]
+    return float((data > 0.2 * np.percentile(data, 99)).sum() * series.volume.spacing_mm.prod() * 1e-6)
+
+
 def test_skull_stripping_leaves_only_brain() -> None:
-    whole, stripped = (coarse(5, "brain", ["T1"], skull_stripped=flag)[0] for flag in (False, True))
-    assert (stripped.labels["skull_stripped"], whole.labels["skull_stripped"]) == ("yes", "no")
-    assert (stripped.volume.data == 0).mean() > 0.3 > (whole.volume.data == 0).mean()
+    for seed in (5, 6, 8):
+        whole, stripped = (
+            coarse(seed, "brain", ["PD"], skull_stripped=flag, diagnosis="healthy")[0] for flag in (False, True)
+        )
+        assert (stripped.labels["skull_stripped"], whole.labels["skull_stripped"]) == ("yes", "no")
+        assert (stripped.volume.data == 0).mean() > 0.3
+        assert litres_shown(whole) > 1.6 * litres_shown(stripped)
 
 
 def test_unknown_wishes_are_told_in_a_sentence() -> None:
     for wish in ({"region": "elbow"}, {"sequences": ["T9"]}, {"region": "knee", "diagnosis": "stroke"}):
         with pytest.raises(DecipherError) as caught:
-            make_patient(0, voxel_mm=COARSE_MM, **wish)  # type: ignore[arg-type]
+            make_patient(0, voxel_mm=COARSE_MM, **wish)
         assert caught.value.hint
 
 

@@ -21,6 +21,7 @@ from models.errors import DecipherError
 from models.prepare import Prepared
 from training.captions import ATTRIBUTES, attributes_of
 from training.config import TrainConfig
+from training.preparing import HEAD, PHANTOM
 from training.shards import Shard
 from training.side import names_side
 
@@ -117,12 +118,14 @@ def _held_out(rows: pl.DataFrame, who: np.ndarray, allowed: np.ndarray, config: 
 
 
 def _draw_weights(rows: pl.DataFrame, allowed: np.ndarray, config: TrainConfig) -> np.ndarray:
-    phantom = (rows["origin"] == "phantom").to_numpy()
+    origin = rows["origin"].to_numpy()
+    shares = {PHANTOM: config.phantom_share, HEAD: config.head_share}
+    shares = {name: share for name, share in shares.items() if (allowed & (origin == name)).any()}
     kind = (rows["sequence"].fill_null("?") + "/" + rows["body_region"].fill_null("?")).to_numpy()
     weights = np.zeros(rows.height)
-    shares = {True: config.phantom_share, False: 1 - config.phantom_share}
-    for origin, share in shares.items():
-        mine = allowed & (phantom == origin)
+    made = np.isin(origin, list(shares))
+    for name, share in [*shares.items(), ("", 1 - sum(shares.values()))]:
+        mine = allowed & (origin == name if name else ~made)
         _, inverse, counts = np.unique(kind[mine].astype(str), return_inverse=True, return_counts=True)
         weight = 1 / np.sqrt(counts)[inverse] if mine.any() else np.zeros(0)
         weights[mine] = share * weight / weight.sum() if mine.any() else 0.0

@@ -47,7 +47,8 @@ FINDINGS = _rows(
     haemorrhage="haemorrhag*, haematoma*, bleed, bleeding, microbleed, blood product, haemosiderin",
     stroke="stroke, infarct*, cerebrovascular accident, cva, ischaemia",
     tumour="tumour, cancer, carcinoma*, neoplas*, malignan*, glioma, glioblastoma, astrocytoma, meningioma, lymphoma, "
-    "sarcoma, schwannoma, craniopharyngioma, ependymoma, medulloblastoma, adenoma, macroadenoma, microadenoma",
+    "sarcoma, schwannoma, craniopharyngioma, ependymoma, medulloblastoma, adenoma, macroadenoma, microadenoma, "
+    "fibroadenoma",
     abscess="abscess, abscesses, empyema",
     infection="infection, osteomyelitis, discitis, encephalitis, meningitis",
     cyst="cyst, cystic",
@@ -67,6 +68,7 @@ FINDINGS = _rows(
     "degenerative joint disease",
     tendinosis="tendinosis, tendinopathy, tendinitis, tendonitis",
     synovitis="synovitis, tenosynovitis, synovial thickening, synovial hypertrophy",
+    hypertrophy="septal hypertrophy, ventricular hypertrophy, hypertrophic cardiomyopathy",
     atrophy="atroph*, volume loss, neuronal loss",
     lymph_nodes="enlarged ~node, pathologic* ~node, lymphadenopathy, adenopathy",
     syrinx="syrinx, syringomyelia",
@@ -106,6 +108,7 @@ ORGAN_OF_FINDING = {
     **dict.fromkeys(("disc herniation", "disc degeneration", "syrinx"), "spine"),
     "hydronephrosis": "kidney",
     "fibroid": "uterus",
+    "hypertrophy": "heart",
 }
 
 _ORGAN_OF_WORD = {word: organ for organ, (_, words) in _ORGANS.items() for word in words.split()}

@@ -23,6 +23,8 @@ Made = list[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]]
 """prepared volumes as a shard keeps them: pixels, content, geometry, row"""
 Kind = dict[str, Any]
 """what is not left to chance of a digital patient, as phantom.series.make_patient takes it"""
+HEAD, PHANTOM = "head", "phantom"
+"""origins of digital patients: with a real head, and built"""
 Progress = Callable[[int, int], None]
 
 
@@ -87,16 +89,45 @@ def series_versions(job: tuple[str, dict[str, Any], PrepareConfig, int, int]) ->
     return made
 
 
+def head_patients(job: tuple[str, dict[str, Any], PrepareConfig, int, int]) -> Made:
+    """Digital patients with the head of a T1-weighted series, `count` of them; none where it cannot be read or shows none.
+
+    They are the person's and the source's, so that whatever leaves those out leaves these out.
+    """
+    from index.ledger import Rejection
+    from index.reading import read_volume
+    from training.phantom.head_tissue import head_map
+
+    root, row, config, count, seed = job
+    try:
+        head = head_map(read_volume(Path(root), row), row)
+    except Rejection:
+        return []
+    made: Made = []
+    if head is None:
+        return made
+    who = {name: row.get(name) for name in ("patient_id", "path", "source", "redistributable")}
+    for number in range(count):
+        own = zlib.crc32(f"{seed} {row['series_id']} {number}".encode())
+        made += _scanned(config, own, {"head": head}, f"head-{row['series_id']}-{number}", {**who, "origin": HEAD})
+    return made
+
+
 def patient_series(job: tuple[PrepareConfig, int, Kind]) -> Made:
     """All series of one digital patient of a kind."""
+    config, seed, kind = job
+    name = f"phantom-{seed}"
+    return _scanned(config, seed, kind, name, {"patient_id": name, "source": "phantom", "origin": PHANTOM})
+
+
+def _scanned(config: PrepareConfig, seed: int, kind: Kind, study: str, who: dict[str, Any]) -> Made:
+    """The series of one digital patient, prepared; `who` goes into each row."""
     from models.prepare import prepare
     from training.phantom.series import make_patient
 
-    config, seed, kind = job
     made: Made = []
     for number, series in enumerate(make_patient(seed, **kind)):
-        row = {**series.labels, "series_id": f"phantom-{seed}-{number}", "study_id": f"phantom-{seed}",
-               "patient_id": f"phantom-{seed}", "source": "phantom", "report": series.report,
-               "variant": 0, "origin": "phantom"}  # fmt: skip
+        row = {**series.labels, "series_id": f"{study}-{number}", "study_id": study, "report": series.report,
+               "fat_suppressed": series.tags["fat_suppressed"], "variant": 0, **who}  # fmt: skip
         made.append(_packed(prepare(series.volume, config), row))
     return made

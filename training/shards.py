@@ -25,13 +25,13 @@ from models.config import PrepareConfig, family_of
 from models.errors import DecipherError
 from models.prepare import Prepared
 from training.once import made_once
-from training.preparing import Kind, Made, patient_series, series_versions, work_through
+from training.preparing import Kind, Made, head_patients, patient_series, series_versions, work_through
 
 COLUMNS: dict[str, Any] = {
     "series_id": pl.Utf8, "study_id": pl.Utf8, "patient_id": pl.Utf8, "path": pl.Utf8, "source": pl.Utf8,
     "redistributable": pl.Utf8, "sequence": pl.Utf8, "body_region": pl.Utf8, "plane": pl.Utf8, "contrast": pl.Utf8,
     "age_years": pl.Float64, "sex": pl.Utf8, "diagnosis": pl.Utf8, "lesion": pl.Utf8, "findings": pl.Utf8, "report": pl.Utf8,
-    "variant": pl.Int64, "origin": pl.Utf8,
+    "skull_stripped": pl.Utf8, "fat_suppressed": pl.Boolean, "variant": pl.Int64, "origin": pl.Utf8,
 }  # fmt: skip
 FINDINGS = "findings"
 """column that keeps an archive's own label column of findings"""
@@ -122,6 +122,20 @@ def phantom_shard(patients: int, making: Making, kinds: Sequence[Kind] = ()) -> 
     ]
     named = ["phantom", _phantom_source(), patients, *kinds]
     return _shard(named, patient_series, jobs, MOST_SEQUENCES, making)
+
+
+def head_shard(root: Path, records: pl.DataFrame, patients: int, making: Making) -> Path | None:
+    """Folder of digital patients with the heads of the T1-weighted brains of a catalogue, `patients` of each, all their
+    sequences; None where there is no such brain."""
+    t1 = (
+        (pl.col("sequence") == "T1") & (pl.col("body_region") == "brain") & (pl.col("contrast").fill_null("no") == "no")
+    )
+    brains = records.filter(t1).sort("series_id")
+    jobs = [(str(root), row, making.config, patients, making.seed) for row in brains.iter_rows(named=True)]
+    if not jobs:
+        return None
+    named = ["head", _phantom_source(), patients, brains.write_json()]
+    return _shard(named, head_patients, jobs, patients * MOST_SEQUENCES, making)
 
 
 def _phantom_source() -> str:

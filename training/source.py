@@ -18,7 +18,17 @@ from models.config import PrepareConfig
 from models.errors import DecipherError
 from training.config import TrainConfig
 from training.data import IMAGES, TrainingSet, training_set
-from training.shards import COLUMNS, FINDINGS, Making, Say, archive_shard, open_shard, phantom_shard, rows_shard
+from training.shards import (
+    COLUMNS,
+    FINDINGS,
+    Making,
+    Say,
+    archive_shard,
+    head_shard,
+    open_shard,
+    phantom_shard,
+    rows_shard,
+)
 from training.study_labels import check_column
 
 Progress = Callable[[str, int, int], None]
@@ -58,6 +68,8 @@ def prepare_data(
         folders.append(
             rows_shard(records, making) if text_alone else archive_shard(found.root, records, config.variants, making)
         )
+        if config.head_patients and not text_alone:
+            folders += filter(None, [head_shard(found.root, records, config.head_patients, making)])
     if source.images:
         folders.append(_images_shard(source.images, config, making))
     if config.phantom_patients:

@@ -9,6 +9,7 @@ from training.phantom.column import Column, paint_column
 from training.phantom.person import Person
 from training.phantom.shapes import Shape, Space, blend, capsule, ellipsoid, make_space, pair, smooth_noise, tube
 from training.phantom.tissue import Tissue
+from training.phantom.trunk import paint_wall
 
 INSIDE = (Tissue.FAT,)
 
@@ -19,7 +20,8 @@ def build_abdomen(person: Person, rng: np.random.Generator, voxel_mm: float) -> 
     high = (width + 14, depth + 14, 138)
     warps = ((90.0, 5.0), (35.0, 1.6))
     space = make_space((-high[0], -high[1] - 12, -128), high, voxel_mm, rng, warps, person.scale)
-    cavity = _paint_wall(space, person, width, depth, rng)
+    cavity = paint_wall(space, person, width, depth, rng)
+    _paint_back(space)
     _paint_gut(space, cavity, rng)
     _paint_column(space, person, rng)
     _paint_organs(space, cavity, rng)
@@ -28,38 +30,14 @@ def build_abdomen(person: Person, rng: np.random.Generator, voxel_mm: float) -> 
     return space
 
 
-def _oval(points: np.ndarray, width: float, depth: float, power: float = 2.5) -> np.ndarray:
-    """Distance-like field in mm of a vertical column with a rounded cross-section."""
-    x, y = np.abs(points[0]) / width, np.abs(points[1] + 6) / depth
-    return ((x**power + y**power) ** (1 / power) - 1) * depth
-
-
-def _paint_wall(space: Space, person: Person, width: float, depth: float, rng: np.random.Generator) -> np.ndarray:
-    """Skin, fat, muscle and ribs; the distance in mm to the peritoneal cavity, filled with fat."""
-    labels, points = space.labels, space.points_mm
-    hull = _oval(points, width, depth)
-    fat = 9 + 30 * person.fat * (1.15 - 0.35 * np.clip(points[1] / depth, -1, 1)) - 0.03 * points[2]
-    labels[hull < 0] = Tissue.SKIN
-    labels[hull < -2.5] = Tissue.FAT
-    cavity = hull + fat + 11
-    sheets = smooth_noise(labels.shape, np.array([14, 14, 40]) / space.voxel_mm, rng)
-    labels[(cavity < 11) & (np.abs(sheets) > 0.07)] = Tissue.MUSCLE
-    ribs = np.mod(points[2] + 0.45 * points[1] + 0.05 * np.abs(points[0]), 26.0)
-    rib = (
-        (np.abs(cavity - 4.5) < 4)
-        & (np.abs(ribs - 13) < 5.5)
-        & (points[2] - 0.9 * points[1] > 30 - 0.35 * np.abs(points[0]))
-    )
-    labels[rib] = Tissue.CORTICAL_BONE
-    labels[rib & (np.abs(cavity - 4.5) < 2.2) & (np.abs(ribs - 13) < 3.6)] = Tissue.FATTY_MARROW
-    labels[cavity < 0] = Tissue.FAT
+def _paint_back(space: Space) -> None:
+    """Erector, psoas and quadratus muscles beside the column."""
     behind = [
         *pair(capsule((36, -76, -400), (34, -76, 400), 20, flatten=(1.35, 1, 1))),
         *pair(capsule((30, -56, 70), (52, -44, -140), 8, 24)),
         *pair(capsule((62, -72, 40), (74, -66, -140), 9, 13)),
     ]
     space.paint(behind, Tissue.MUSCLE, over=(Tissue.FAT, Tissue.MUSCLE))
-    return cavity
 
 
 def _paint_column(space: Space, person: Person, rng: np.random.Generator) -> None:

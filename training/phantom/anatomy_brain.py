@@ -7,6 +7,7 @@
 """
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -32,7 +33,8 @@ def build_brain(person: Person, rng: np.random.Generator, voxel_mm: float) -> Sp
     _paint_cortex(space, np.maximum(cerebrum, cavity + 1.2), person, rng)
     _paint_stem(space, cavity)
     _paint_nuclei(space)
-    _paint_ventricles(space, person)
+    _paint_ventricles(space, person, rng)
+    _paint_dura(space, cavity)
     _paint_vessels(space)
     return space
 
@@ -218,14 +220,15 @@ def _paint_nuclei(space: Space) -> None:
     space.paint(pair(tube([(24, -6, -22), (28, -20, -17), (26, -32, -8)], [6.0, 4.5, 3.5])), Tissue.GRAY_MATTER)
 
 
-def _paint_ventricles(space: Space, person: Person) -> None:
+def _paint_ventricles(space: Space, person: Person, rng: np.random.Generator) -> None:
     """Lateral, third and fourth ventricles; radii grow with decline."""
-    grow = 0.75 + 0.95 * person.decline
-    body = [(8, 34, 6), (8, 24, 12), (9, 2, 19), (13, -20, 20), (19, -36, 14)]
-    space.paint(pair(tube(body, [2.2 * grow, 4.2 * grow, 3.9 * grow, 4.1 * grow, 5.2 * grow])), Tissue.CSF)
-    space.paint(
-        pair(tube([(20, -38, 12), (19, -52, 7), (17, -64, 5)], [4.8 * grow, 3.0 * grow, 1.2 * grow])), Tissue.CSF
-    )
+    grow = (0.9 + 1.15 * person.decline) * float(np.exp(rng.normal(0, 0.18)))
+    body = [(34, 6, 2.4), (24, 12, 4.2), (2, 19, 3.9), (-20, 20, 4.1), (-36, 14, 5.0)]
+    wide = [(2.5 + 1.35 * radius * grow, y, z, radius * grow) for y, z, radius in body]
+    for first, second in pairwise(wide):
+        space.paint(pair(capsule(first[:3], second[:3], first[3], second[3], flatten=(1.35, 1, 1))), Tissue.CSF)
+    atrium = [(20, -38, 12), (19, -52, 7), (17, -64, 5)]
+    space.paint(pair(tube(atrium, [4.8 * grow, 3.2 * grow, 1.4 * grow])), Tissue.CSF)
     temporal = [(20, -38, 12), (29, -34, -4), (33, -18, -17), (32, -2, -22)]
     space.paint(pair(tube(temporal, [4.0 * grow, 2.8 * grow, 2.0 * grow, 1.5 * grow])), Tissue.CSF)
     septum = capsule((0, 30, 8), (0, -10, 17), 7.0, flatten=(0.1, 1, 1))
@@ -235,8 +238,15 @@ def _paint_ventricles(space: Space, person: Person) -> None:
     space.paint(ellipsoid((0, -38, -33), (7 * grow**0.5, 5 * grow**0.5, 10)), Tissue.CSF)
 
 
+def _paint_dura(space: Space, cavity: np.ndarray) -> None:
+    """The dura under the skull and the falx between the hemispheres."""
+    space.labels[(np.abs(cavity - 0.5) < 0.7) & (space.labels != Tissue.AIR)] = Tissue.DURA
+    falx = (np.abs(space.points_mm[0]) < 0.8) & (cavity < 0) & (space.points_mm[2] > 24) & (cavity > -38)
+    space.labels[falx & (space.labels == Tissue.CSF)] = Tissue.DURA
+
+
 def _paint_vessels(space: Space) -> None:
-    """Venous sinuses along the skull, carotid and basilar arteries, middle cerebral trunks."""
+    """Venous sinuses along the skull; carotid, vertebral, basilar and cerebral arteries."""
     sagittal = [(0, 72, 28), (0, 52, 62), (0, 14, 76), (0, -32, 75), (0, -70, 52), (0, -90, 18), (0, -92, -4)]
     space.paint(tube(sagittal, [1.6, 2.0, 2.4, 3.0, 3.4, 3.8, 4.0]), Tissue.BLOOD)
     space.paint(pair(tube([(0, -92, -6), (34, -80, -16), (54, -48, -26), (48, -28, -46)], 3.2)), Tissue.BLOOD)
@@ -245,4 +255,12 @@ def _paint_vessels(space: Space) -> None:
     )
     space.paint(pair(tube([(20, -4, -80), (22, 0, -50), (12, 2, -38), (12, 8, -22)], 2.4)), Tissue.BLOOD)
     space.paint(pair(tube([(12, 8, -21), (26, 8, -18), (37, 4, -8)], 1.5)), Tissue.BLOOD)
+    arteries = [
+        *tube([(37, 4, -8), (44, -8, 4), (46, -30, 16)], [1.5, 1.3, 1.0]),
+        *tube([(37, 4, -8), (45, 10, 8), (44, 14, 26)], [1.4, 1.2, 1.0]),
+        *tube([(12, 8, -20), (2, 16, -12), (1.5, 36, 4), (1.5, 28, 26)], [1.4, 1.4, 1.3, 1.0]),
+        *tube([(0, -6, -20), (14, -16, -16), (22, -38, -8), (14, -66, -2)], [1.5, 1.4, 1.3, 1.0]),
+        *tube([(24, -32, -88), (12, -24, -66), (0, -8, -48)], [1.8, 1.7, 1.7]),
+    ]
+    space.paint(pair(arteries), Tissue.BLOOD)
     space.paint(tube([(0, -8, -48), (0, -6, -20)], 1.8), Tissue.BLOOD)

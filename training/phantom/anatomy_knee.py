@@ -38,27 +38,28 @@ def _paint_limb(space: Space, person: Person, rng: np.random.Generator) -> None:
 
 
 def _limb(points: np.ndarray, person: Person) -> np.ndarray:
-    thick = 5 + 10 * person.fat
-    thigh = capsule((0, -8, 20), (0, -4, 140), 44 + thick, 62 + thick, flatten=(1, 1.04, 1)).distance(points)
-    calf = capsule((0, -8, 10), (0, -14, -140), 43 + thick, 54 + thick).distance(points)
+    thick = 1 + 12 * person.fat
+    thigh = capsule((0, -8, 20), (0, -8, 140), 42 + thick, 66 + thick, flatten=(1, 1.04, 1)).distance(points)
+    calf = capsule((0, -8, 10), (0, -20, -140), 41 + thick, 54 + thick).distance(points)
     front = ellipsoid((0, 14, 14), (40, 45, 58)).distance(points)
     return blend(blend(thigh, calf, 15.0), front, 10.0)
 
 
 def _paint_muscles(space: Space, person: Person, rng: np.random.Generator) -> None:
     """Hamstrings, quadriceps and calf as tapering rods with streaks of fat."""
+    bulk = 1.1 - 0.15 * person.decline + 0.1 * (person.sex == "M")
     rods = [
-        capsule((28, -36, 110), (35, -26, -8), 14, 4),
-        capsule((-18, -40, 110), (-26, -32, -14), 17, 6),
-        capsule((-20, -56, 110), (-30, -40, -16), 8, 2.5),
-        capsule((-30, 16, 110), (-34, 18, 22), 23, 7),
-        capsule((32, 16, 110), (33, 22, 34), 21, 5),
-        capsule((0, 32, 110), (0, 38, 58), 13, 4),
-        capsule((-21, -38, 14), (-22, -40, -110), 11, 23),
-        capsule((21, -38, 14), (21, -40, -110), 11, 22),
-        capsule((2, -24, -30), (2, -26, -110), 12, 22),
-        capsule((30, 12, -30), (30, 8, -110), 7, 16),
-        ellipsoid((4, -26, -26), (22, 7, 14)),
+        *tube([(30, -42, 120), (34, -36, 40), (36, -26, -8)], [22 * bulk, 16 * bulk, 5]),
+        *tube([(-16, -46, 120), (-20, -42, 40), (-26, -32, -14)], [24 * bulk, 19 * bulk, 7]),
+        *tube([(-36, -30, 120), (-38, -34, 40), (-34, -30, -16)], [15 * bulk, 10 * bulk, 3.5]),
+        *tube([(-34, 14, 120), (-36, 16, 60), (-34, 20, 22)], [28 * bulk, 23 * bulk, 9]),
+        *tube([(34, 14, 120), (36, 16, 60), (33, 22, 34)], [28 * bulk, 21 * bulk, 7]),
+        *tube([(0, 34, 120), (0, 38, 56)], [19 * bulk, 9]),
+        *tube([(-20, -34, 18), (-22, -44, -40), (-22, -48, -120)], [12, 22 * bulk, 26 * bulk]),
+        *tube([(20, -34, 18), (21, -44, -40), (20, -48, -120)], [11, 20 * bulk, 24 * bulk]),
+        *tube([(2, -24, -26), (2, -30, -120)], [14, 25 * bulk]),
+        *tube([(30, 8, -34), (30, 4, -120)], [11, 19 * bulk]),
+        ellipsoid((4, -26, -26), (24, 8, 15)),
     ]
     belly = space.mask(rods, over=(Tissue.FAT,))
     streaks = smooth_noise(space.labels.shape, np.array([3.5, 3.5, 14]) / space.voxel_mm, rng)

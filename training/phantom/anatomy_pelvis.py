@@ -39,7 +39,8 @@ def _paint_wall(space: Space, person: Person, width: float, depth: float, rng: n
         *pair(capsule((122, 28, 34), (114, 18, -130), 15, 30)),
         *pair(capsule((44, 26, -28), (60, 8, -130), 19, 36)),
         *pair(capsule((70, -50, -46), (74, -48, -130), 24, 34)),
-        *pair(capsule((48, -6, 20), (40, -16, -30), 8, 11, flatten=(0.8, 2.0, 1))),
+        *pair(capsule((58, -4, 34), (54, -8, -34), 12, 14, flatten=(0.85, 2.3, 1))),
+        *pair(capsule((36, -14, 2), (16, -22, -44), 4.5, 5.5, flatten=(0.9, 5.0, 1))),
         *pair(capsule((30, 74 + 6 * person.fat, 140), (12, 62, -26), 10, 7, flatten=(2.2, 0.8, 1))),
     ]
     sheets = smooth_noise(labels.shape, np.array([12, 12, 30]) / space.voxel_mm, rng)
@@ -100,8 +101,11 @@ def _paint_organs(space: Space, person: Person, rng: np.random.Generator) -> Non
     full = rng.uniform(0.7, 1.25)
     rectum = [(-18, -28, 66), (0, -42, 40), (0, -44, 6), (0, -30, -26), (0, -34, -56)]
     space.paint(tube(rectum, [14, 17, 18, 13, 10]), Tissue.GUT_WALL)
-    space.paint(tube(rectum[:-1], [10, 13, 14, 8]), Tissue.GUT_CONTENT)
-    space.paint(ellipsoid((0, -38, 24), (9, 8, 22)), Tissue.AIR)
+    filled = float(rng.uniform(0.55, 1.05))
+    space.paint(tube(rectum[:-1], [filled * radius for radius in (10, 13, 14, 8)]), Tissue.GUT_CONTENT)
+    gas = float(rng.uniform(0.0, 1.3))
+    if gas > 0.35:
+        space.paint(ellipsoid((0, -38, 14), np.array([10, 9, 26]) * gas), Tissue.AIR, over=(Tissue.GUT_CONTENT,))
     wall, urine = (
         ellipsoid((0, 26, 10), np.array([40, 28, 27]) * full + 3.5),
         ellipsoid((0, 26, 10), np.array([40, 28, 27]) * full),
@@ -115,7 +119,7 @@ def _paint_organs(space: Space, person: Person, rng: np.random.Generator) -> Non
 
 def _paint_male(space: Space, person: Person, rng: np.random.Generator) -> None:
     """Prostate with a central gland that grows with age, and seminal vesicles."""
-    grow = 0.9 + 0.35 * person.decline + rng.normal(0, 0.05)
+    grow = float(np.clip(0.95 + 0.4 * person.decline + rng.normal(0, 0.13), 0.85, 1.6))
     over = (*SOFT, Tissue.URINE)
     space.paint(ellipsoid((0, 2, -24), np.array([25, 17, 18]) * grow), Tissue.PROSTATE, over=over)
     space.paint(ellipsoid((0, 6, -21), np.array([18, 12, 14]) * grow), Tissue.PROSTATE_CENTRAL, over=(Tissue.PROSTATE,))

@@ -35,14 +35,16 @@ SCANNING = {
     "STIR": ["SE", "IR"],
     "DWI": ["EP", "SE"],
     "ADC": ["EP", "SE"],
+    "EPI": ["EP", "GR"],
 }
-BODY_PART = {"brain": "BRAIN", "knee": "KNEE", "abdomen": "ABDOMEN", "spine": "SPINE", "pelvis": "PELVIS"}
+BODY_PART = {name: name.upper() for name in ("brain", "knee", "abdomen", "spine", "pelvis", "breast", "heart")}
 
 
 def describe(series: PhantomSeries) -> str:
     """A series description as technologists write it, such as "AX T2 FLAIR" or "SAG STIR"."""
     plane = {"axial": "AX", "sagittal": "SAG", "coronal": "COR", "3d": "3D"}[series.labels["plane"]]
     names = {"T1C": "T1 POST GAD", "FLAIR": "T2 FLAIR", "T2STAR": "T2* GRE", "DWI": f"DWI b{_b_value(series)}"}
+    names |= {"CINE": "CINE SSFP", "MRA": "TOF MRA", "DCE": "T1 DYN GAD", "EPI": "EPI BOLD"}
     sequence = series.labels["sequence"]
     suffix = " FS" if series.tags["fat_suppressed"] and sequence in ("T1C", "T2", "PD") else ""
     return f"{plane} {names.get(sequence, sequence)}{suffix}"
@@ -128,7 +130,7 @@ def _add_timing(found: "Dataset", series: PhantomSeries) -> None:
     labels, tags = series.labels, series.tags
     sequence = labels["sequence"]
     found.ImageType = ["DERIVED" if sequence == "ADC" else "ORIGINAL", "PRIMARY", "ADC" if sequence == "ADC" else "M"]
-    gradient = tags["flip_angle_deg"] < 60
+    gradient = tags["gradient_echo"]
     found.ScanningSequence = SCANNING.get(sequence, ["GR"] if gradient else ["SE"])
     if gradient and tags["inversion_time_ms"]:
         found.ScanningSequence = ["GR", "IR"]

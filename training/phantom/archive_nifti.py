@@ -12,7 +12,8 @@ from training.phantom.archive_dicom import BODY_PART, MANUFACTURER, SCANNING, de
 from training.phantom.series import PhantomSeries
 
 SUFFIX = {"T1": "T1w", "T1C": "ce-gadolinium_T1w", "T2": "T2w", "FLAIR": "FLAIR", "PD": "PDw", "T2STAR": "T2starw"}
-SUFFIX |= {"STIR": "T2w", "DWI": "dwi", "ADC": "adc"}
+SUFFIX |= {"STIR": "T2w", "DWI": "dwi", "ADC": "adc", "CINE": "cine", "MRA": "angio", "SWI": "swi", "EPI": "bold"}
+SUFFIX |= {"DCE": "ce-gadolinium_T1w"}
 
 
 def bids_name(series: PhantomSeries, subject: str, run: int) -> str:
@@ -43,7 +44,7 @@ def sidecar_text(series: PhantomSeries) -> str:
         "Manufacturer": MANUFACTURER[tags["vendor"]],
         "MagneticFieldStrength": tags["field_strength_t"],
         "SeriesDescription": describe(series),
-        "ScanningSequence": "_".join(SCANNING.get(labels["sequence"], ["GR" if tags["flip_angle_deg"] < 60 else "SE"])),
+        "ScanningSequence": "_".join(SCANNING.get(labels["sequence"], ["GR" if tags["gradient_echo"] else "SE"])),
         "MRAcquisitionType": "3D" if labels["plane"] == "3d" else "2D",
         "BodyPartExamined": BODY_PART[labels["body_region"]],
         "RepetitionTime": round(tags["repetition_time_ms"] / 1000, 5),

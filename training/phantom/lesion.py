@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.errors import DecipherError
-from training.phantom import lesion_brain, lesion_joint, lesion_organ
+from training.phantom import lesion_brain, lesion_chest, lesion_joint, lesion_organ
 from training.phantom.finding import Finding, Lesion
 from training.phantom.person import Person
 from training.phantom.shapes import Space
@@ -48,6 +48,16 @@ LESIONS: dict[str, dict[str, Painter]] = {
         "ovarian cyst": lesion_organ.ovarian_cyst,
         "bladder tumour": lesion_organ.bladder_tumour,
     },
+    "breast": {
+        "breast cancer": lesion_chest.breast_cancer,
+        "fibroadenoma": lesion_chest.fibroadenoma,
+        "breast cyst": lesion_chest.breast_cyst,
+    },
+    "heart": {
+        "pericardial effusion": lesion_chest.pericardial_effusion,
+        "myocardial infarct": lesion_chest.myocardial_infarct,
+        "hypertrophic cardiomyopathy": lesion_chest.thick_septum,
+    },
 }
 MATERIAL: dict[str, tuple[Tissue, Tissue]] = {  # what a lesion is made of, and what it is seen against
     "multiple sclerosis": (Tissue.PLAQUE, Tissue.WHITE_MATTER),
@@ -70,8 +80,17 @@ MATERIAL: dict[str, tuple[Tissue, Tissue]] = {  # what a lesion is made of, and 
     "uterine fibroid": (Tissue.FIBROID, Tissue.MYOMETRIUM),
     "ovarian cyst": (Tissue.CYST, Tissue.MYOMETRIUM),
     "bladder tumour": (Tissue.CARCINOMA, Tissue.URINE),
+    "breast cancer": (Tissue.CARCINOMA, Tissue.FIBROGLANDULAR),
+    "fibroadenoma": (Tissue.FIBROADENOMA, Tissue.FIBROGLANDULAR),
+    "breast cyst": (Tissue.CYST, Tissue.FIBROGLANDULAR),
+    "pericardial effusion": (Tissue.PERICARDIAL_FLUID, Tissue.MYOCARDIUM),
+    "myocardial infarct": (Tissue.SCAR, Tissue.MYOCARDIUM),
+    "hypertrophic cardiomyopathy": (Tissue.MYOCARDIUM, Tissue.MUSCLE),
 }
-ONLY_SEX = {"prostate cancer": "M", "uterine fibroid": "F", "ovarian cyst": "F"}
+ONLY_SEX = {
+    "prostate cancer": "M",
+    **dict.fromkeys(("uterine fibroid", "ovarian cyst", "breast cancer", "fibroadenoma", "breast cyst"), "F"),
+}
 HEALTHY_SHARE = 0.4
 
 
@@ -88,8 +107,8 @@ def add_lesion(
     DecipherError when the region or the sex cannot have the diagnosis.
     """
     names = diagnoses(region, person.sex)
-    ill = len(names) - 1
-    chosen = diagnosis or str(rng.choice(names, p=[HEALTHY_SHARE, *[(1 - HEALTHY_SHARE) / ill] * ill]))
+    ill = names[1:] if rng.random() >= HEALTHY_SHARE else []
+    chosen = diagnosis or (str(rng.choice(ill)) if ill else "healthy")
     if chosen not in names:
         raise DecipherError(
             f"The phantom has no {chosen!r} in the {region} of this patient.", f"Choose: {', '.join(names)}."

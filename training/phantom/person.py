@@ -17,10 +17,10 @@ class Person:
     decline: float
 
 
-def draw_person(rng: np.random.Generator, young: float = 18.0, old: float = 90.0) -> Person:
+def draw_person(rng: np.random.Generator, young: float = 18.0, old: float = 90.0, female_share: float = 0.5) -> Person:
     """A person with age uniform between `young` and `old` years and a build that depends on sex and age."""
     age_years = float(np.round(rng.uniform(young, old), 0))
-    sex = "F" if rng.random() < 0.5 else "M"
+    sex = "F" if rng.random() < female_share else "M"
     scale = float(np.clip(rng.normal(0.955 if sex == "F" else 1.01, 0.03), 0.87, 1.1))
     fat = float(np.clip(rng.beta(2.2, 3.5) + (0.06 if sex == "F" else 0.0), 0.03, 1.0))
     decline = float(np.clip((age_years - 25) / 60 + rng.normal(0, 0.09), 0.0, 1.2))

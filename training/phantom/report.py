@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from training.phantom.finding import Finding
+from training.phantom.normal import NORMAL
 
 WEIGHTING = {
     "T1": ("T1-weighted", "T1", "T1w"),
@@ -21,6 +22,11 @@ WEIGHTING = {
     "STIR": ("STIR", "short-tau inversion recovery", "fat-suppressed STIR"),
     "DWI": ("diffusion-weighted", "DWI", "diffusion-weighted echo-planar"),
     "ADC": ("ADC map", "apparent diffusion coefficient", "ADC"),
+    "CINE": ("cine", "cine SSFP", "balanced SSFP cine", "bright-blood cine", "cine TrueFISP"),
+    "MRA": ("time-of-flight MRA", "MR angiography", "TOF angiography", "non-contrast MRA"),
+    "SWI": ("susceptibility-weighted", "SWI"),
+    "EPI": ("echo-planar", "EPI", "gradient-echo EPI", "BOLD echo-planar"),
+    "DCE": ("dynamic contrast-enhanced", "DCE", "dynamic post-contrast T1", "DCE T1-weighted"),
 }
 PLANE = {
     "axial": ("axial", "transverse"),
@@ -34,50 +40,8 @@ REGION = {
     "abdomen": ("abdomen", "upper abdomen"),
     "spine": ("spine",),
     "pelvis": ("pelvis",),
-}
-NORMAL: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {  # a sentence, and the diagnoses that it would contradict
-    "brain": (
-        ("The ventricles and sulci are appropriate for age.", ("brain tumour",)),
-        ("No midline shift.", ("brain tumour",)),
-        ("No mass effect.", ("brain tumour", "stroke", "intracerebral haemorrhage")),
-        ("Grey-white differentiation is preserved.", ("stroke", "brain tumour")),
-        ("No intracranial mass.", ("brain tumour", "intracerebral haemorrhage")),
-        ("No haemorrhage.", ("intracerebral haemorrhage",)),
-        ("No acute infarct.", ("stroke",)),
-        ("No white matter lesions.", ("multiple sclerosis", "brain tumour", "stroke")),
-        ("The basal cisterns are patent.", ()),
-    ),
-    "knee": (
-        ("The menisci are intact.", ("meniscal tear",)),
-        ("No meniscal tear.", ("meniscal tear",)),
-        ("Anterior and posterior cruciate ligaments are continuous.", ("anterior cruciate ligament tear",)),
-        ("No joint effusion.", ("joint effusion", "meniscal tear", "anterior cruciate ligament tear")),
-        ("Articular cartilage is preserved.", ()),
-        ("No bone marrow oedema.", ("anterior cruciate ligament tear",)),
-        ("No popliteal cyst.", ("popliteal cyst",)),
-    ),
-    "abdomen": (
-        ("Liver and spleen are of normal size.", ()),
-        ("No focal hepatic lesion.", ("liver haemangioma", "liver cyst", "liver metastases")),
-        ("Both kidneys are unremarkable.", ("renal cyst", "renal tumour")),
-        ("No hydronephrosis.", ()),
-        ("The gallbladder is unremarkable.", ()),
-        ("No free fluid.", ()),
-    ),
-    "spine": (
-        ("Vertebral body heights are maintained.", ()),
-        ("Normal alignment.", ()),
-        ("The spinal cord has normal signal.", ()),
-        ("No canal stenosis.", ("disc herniation",)),
-        ("No disc herniation.", ("disc herniation",)),
-        ("No marrow-replacing lesion.", ("vertebral metastasis",)),
-    ),
-    "pelvis": (
-        ("The bladder is unremarkable.", ("bladder tumour",)),
-        ("No free pelvic fluid.", ()),
-        ("Normal appearance of the femoral heads.", ()),
-        ("No enlarged lymph nodes.", ()),
-    ),
+    "breast": ("breast", "breasts"),
+    "heart": ("heart", "cardiac"),
 }
 NO_LESION = (
     "No focal lesion.",
@@ -85,6 +49,9 @@ NO_LESION = (
     "No focal abnormality.",
     "Normal study.",
     "Unremarkable examination.",
+    "No evidence of a focal lesion.",
+    "Nothing abnormal is seen.",
+    "No mass or other focal lesion.",
 )
 
 
@@ -110,6 +77,8 @@ def _technique(labels: Mapping[str, Any], rng: np.random.Generator) -> str:
         f"{plane} {weighting} MRI of the {region}.",
         f"MRI {region}, {plane} {weighting}.",
         f"Technique: {plane} {weighting} images of the {region} were acquired.",
+        f"{region} MRI. Sequence: {plane} {weighting}.",
+        f"{weighting} {region} MRI, {plane}.",
         f"{region} MR: {weighting}, {plane} plane."
         if plane not in ("3D", "volumetric")
         else f"{region} MR: {plane} {weighting}.",
@@ -125,6 +94,8 @@ def _technique(labels: Mapping[str, Any], rng: np.random.Generator) -> str:
 
 
 def _patient(labels: Mapping[str, Any], rng: np.random.Generator) -> str:
+    if labels["age_years"] is None or labels["sex"] is None:
+        return ""
     age, woman = f"{labels['age_years']:.0f}", labels["sex"] == "F"
     noun = "woman" if woman else "man"
     grammar = (
@@ -138,6 +109,8 @@ def _patient(labels: Mapping[str, Any], rng: np.random.Generator) -> str:
 
 def _findings(labels: Mapping[str, Any], finding: Finding, intensity: str, rng: np.random.Generator) -> list[str]:
     region, diagnosis = labels["body_region"], labels["diagnosis"]
+    if labels["lesion"] is None or diagnosis is None:
+        return []  # a real head of which nothing is known, or nothing but that it is ill
     normal = [sentence for sentence, against in NORMAL[region] if diagnosis not in against]
     rng.shuffle(normal)
     if labels["lesion"] == "no":
@@ -150,12 +123,12 @@ def _findings(labels: Mapping[str, Any], finding: Finding, intensity: str, rng: 
 def _lesion_sentence(finding: Finding, rng: np.random.Generator) -> str:
     article = "an" if finding.noun[0] in "aeiou" else "a"
     if not finding.size_mm:
-        grammar = (
+        sizeless = (
             f"There is {article} {finding.noun}, {finding.place}.",
             f"Findings: {finding.noun}, {finding.place}.",
             f"{finding.noun.capitalize()}, {finding.place}.",
         )
-        return _pick(grammar, rng)
+        return _pick(sizeless, rng)
     size = _pick((f"{finding.size_mm:.0f} mm", f"{finding.size_mm / 10:.1f} cm"), rng)
     if finding.count > 1:
         count = _pick(("Multiple", "Several", f"{finding.count}"), rng)
@@ -164,6 +137,8 @@ def _lesion_sentence(finding: Finding, rng: np.random.Generator) -> str:
         f"There is {article} {finding.noun} in the {finding.place}, measuring {size}.",
         f"Findings: {finding.noun}, {finding.place}, {size}.",
         f"{finding.noun.capitalize()} of the {finding.place} ({size}).",
+        f"There is {article} {finding.noun} of {size} in the {finding.place}.",
+        f"{finding.noun.capitalize()} is seen in the {finding.place}, {size}.",
     )
     return _pick(grammar, rng)
 
@@ -174,7 +149,7 @@ def _appearance(labels: Mapping[str, Any], finding: Finding, intensity: str, rng
         return _pick(("It enhances after contrast.", "Avid enhancement.", "There is contrast enhancement."), rng)
     if rng.random() < 0.4 or not intensity:
         return ""
-    name = {"T1C": "T1", "T2STAR": "T2*"}.get(labels["sequence"], labels["sequence"])
+    name = {"T1C": "T1", "DCE": "T1", "T2STAR": "T2*", "CINE": "SSFP"}.get(labels["sequence"], labels["sequence"])
     if name == "ADC":
         return {"hyperintense": "The ADC is raised.", "hypointense": "The ADC is reduced."}.get(intensity, "")
     if name == "DWI" and finding.diagnosis == "stroke":
@@ -187,4 +162,13 @@ def _appearance(labels: Mapping[str, Any], finding: Finding, intensity: str, rng
 
 def _impression(finding: Finding, rng: np.random.Generator) -> str:
     name = finding.diagnosis
-    return _pick((f"Impression: {name}.", f"Consistent with {name}.", f"Suggestive of {name}."), rng)
+    return _pick(
+        (
+            f"Impression: {name}.",
+            f"Consistent with {name}.",
+            f"Suggestive of {name}.",
+            f"Compatible with {name}.",
+            f"Diagnosis: {name}.",
+        ),
+        rng,
+    )

@@ -142,6 +142,17 @@ def ellipsoid(centre_mm: Vector, radii_mm: Vector) -> Shape:
     return Shape(centre - radii, centre + radii, distance)
 
 
+def turned_ellipsoid(centre_mm: Vector, axes: np.ndarray, radii_mm: Vector) -> Shape:
+    """An ellipsoid along the rows of `axes` (3, 3), orthonormal; its bounding box is that of a ball."""
+    centre, turn, reach = np.asarray(centre_mm, np.float32), np.asarray(axes, np.float32), float(max(radii_mm))
+    straight = ellipsoid((0, 0, 0), radii_mm)
+
+    def distance(points: np.ndarray) -> np.ndarray:
+        return straight.distance(np.tensordot(turn, points - _column(centre, points), axes=(1, 0)))
+
+    return Shape(centre - reach, centre + reach, distance)
+
+
 def capsule(
     start_mm: Vector,
     end_mm: Vector,

@@ -1,7 +1,8 @@
 """Tissues and what makes their signal: relaxation times, proton density, diffusion, uptake of contrast agent.
 
 - Values are rounded from the usual compilations: brain from Stanisz 2005, Rooney 2007 and Wansapura 1999; abdomen, pelvis
-  and marrow from de Bazelaire 2004; knee from Gold 2004; cartilage, disc and lesions from ranges in reviews.
+  and marrow from de Bazelaire 2004; knee from Gold 2004; breast from Rakow-Penner 2006; heart from Stanisz 2005 and von
+  Knobelsdorff-Brenkenhoff 2013; cartilage, disc and lesions from ranges in reviews.
 - Fat has the long apparent T2 of fast spin echo, since that is how it is seen.
 - Uptake is the contrast agent in mmol/l minutes after a standard dose; texture is the relative spread inside a tissue.
 """
@@ -65,6 +66,12 @@ class Tissue(IntEnum):
     FIBROID = 48
     PROSTATE_CENTRAL = 49
     CARCINOMA = 50
+    FIBROGLANDULAR = 51
+    FIBROADENOMA = 52
+    MYOCARDIUM = 53
+    SCAR = 54
+    PERICARDIAL_FLUID = 55
+    DURA = 56
 
 
 # Columns: T1 ms at 1.5 T, at 3 T, T2 ms at 1.5 T, at 3 T, T2* ms at 1.5 T, at 3 T, proton density,
@@ -121,6 +128,12 @@ _ROWS: dict[Tissue, tuple[float, ...]] = {
     Tissue.FIBROID: (1000, 1200, 52, 44, 26, 20, 0.78, 1.0, 0.35, 0.06),
     Tissue.PROSTATE_CENTRAL: (1150, 1400, 76, 66, 45, 34, 0.82, 1.25, 0.40, 0.22),
     Tissue.CARCINOMA: (1250, 1500, 82, 70, 48, 36, 0.83, 0.75, 0.60, 0.08),
+    Tissue.FIBROGLANDULAR: (1265, 1445, 58, 54, 40, 32, 0.80, 1.9, 0.12, 0.10),
+    Tissue.FIBROADENOMA: (1330, 1550, 112, 96, 60, 45, 0.86, 1.6, 0.42, 0.05),
+    Tissue.MYOCARDIUM: (1000, 1250, 50, 46, 34, 27, 0.80, 1.6, 0.20, 0.05),
+    Tissue.SCAR: (1150, 1420, 68, 62, 42, 33, 0.84, 1.9, 0.75, 0.08),
+    Tissue.PERICARDIAL_FLUID: (3000, 3300, 650, 550, 300, 200, 1.0, 2.6, 0.0, 0.03),
+    Tissue.DURA: (900, 1050, 42, 36, 20, 15, 0.60, 1.0, 0.55, 0.05),
 }
 _TABLE = np.array([_ROWS[tissue] for tissue in Tissue], dtype=np.float64)
 _COLUMNS = {"t1_ms": 0, "t2_ms": 2, "t2star_ms": 4}
