@@ -94,6 +94,7 @@ def batch(count: int = 4) -> PairBatch:
         negative=~own,
         attributes=torch.full((count, len(VALUES)), -1),
         same_subject=own,
+        partner=torch.full((count,), -1),
         family=torch.full((count,), -1),
         reports=torch.full((count,), -1),
         crops=None,
@@ -119,6 +120,30 @@ def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
         for logits in (views @ texts.T / 0.07 for views in views)
     ]
     assert found["contrast"] == pytest.approx(np.mean(by_hand), rel=1e-4)
+
+
+def test_the_contrast_of_patients_by_hand() -> None:
+    """Each series with its partner against series of others, in the space of the head; one has none and counts nothing."""
+    torch.manual_seed(0)
+    objective = Align(Decipher(TINY), TrainConfig(subject_weight=0.5, image_weight=0.0))
+    same = torch.eye(5, dtype=torch.bool)
+    for one, other in ((0, 3), (1, 4), (0, 2)):
+        same[one, other] = same[other, one] = True
+    pairs = replace(batch(5), partner=torch.tensor([3, 4, -1, 0, 1]), same_subject=same)
+    found = {name: float(value.detach()) for name, value in objective(pairs, Compute()).items()}
+    assert found["loss"] == pytest.approx(found["contrast"] + 0.5 * found["subjects"], rel=1e-6)
+    head, expected = objective.subject, []
+    assert head is not None
+    for view in pairs.views:
+        with torch.no_grad():
+            unit = torch.nn.functional.normalize(head(objective.model.vision(view).volume), dim=1).double().numpy()
+        logits = unit @ unit.T / 0.1
+        own = [
+            np.log1p(np.exp(logits[i][~same[i].numpy()] - logits[i, j]).sum())
+            for i, j in ((0, 3), (1, 4), (3, 0), (4, 1))
+        ]
+        expected.append(np.mean(own))
+    assert found["subjects"] == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 def test_the_temperature_is_bounded() -> None:

@@ -95,6 +95,28 @@ def test_a_share_of_each_batch_comes_from_one_region(model: Decipher) -> None:
     assert np.mean(most(plain)) < 11
 
 
+def test_half_a_batch_goes_with_the_other_half(model: Decipher) -> None:
+    """Partners are of one patient and in different sequences; digital patients with one head are no partners."""
+    single = [row for row in study(7) if row["sequence"] == "T1"]
+    heads = [row | {"study_id": f"head-{n}", "patient_id": "owner", "series_id": f"h{n}{row['sequence']}", "origin": "head"}
+             for n in range(3) for row in study(90 + n)]  # fmt: skip
+    config = replace(CONFIG, subject_weight=1.0)
+    data = data_of([*study(1), *study(2), *single, *heads], config)
+    batches, alone = PairBatches(data, model, config), 0
+    rows = {name: data.rows.row(place, named=True) for place, name in enumerate(data.rows["series_id"])}
+    for number in range(8):
+        batch = batches.batch(number, Compute())
+        for place, other in enumerate(batch.partner.tolist()):
+            one = rows[batch.names[place]]
+            alone += one["series_id"] == "7-T1" and other < 0
+            if other >= 0:
+                two = rows[batch.names[other]]
+                assert one["study_id"] == two["study_id"] and one["sequence"] != two["sequence"]
+                assert batch.partner[other] == place and batch.same_subject[place, other]
+        assert (batch.partner >= 0).sum() >= len(batch.names) // 2
+    assert alone
+
+
 def test_series_without_a_report_come_as_images(model: Decipher) -> None:
     data = data_of(rows_of(*(study(n, report=n < 3) for n in range(6))))
     batch = PairBatches(data, model, CONFIG).batch(0, Compute())

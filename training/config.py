@@ -90,6 +90,10 @@ class TrainConfig:
     phantom_patients: int = 0
     phantom_share: float = 0.5
     """share of a batch drawn from phantom patients, where there are any"""
+    head_patients: int = 0
+    """digital patients made with the head of each T1-weighted brain"""
+    head_share: float = 0.25
+    """share of a batch drawn from these, where there are any"""
     redistributable_only: bool = False
     """train only on rows whose label column `redistributable` is not `no`"""
     skip_sources: str = ""
@@ -127,7 +131,7 @@ class TrainConfig:
     """share of the stage in which prototypes stay as they are"""
 
     texts: str = ""
-    """a table of further reports, without volumes, for stage text"""
+    """a table of further reports, without volumes: stage text learns to read them, stage align keeps what they are near to"""
     vocabulary: str = ""
     """a file of words, one a line, that become pieces of their own in stage text"""
     masked_tokens: float = 0.15
@@ -137,6 +141,10 @@ class TrainConfig:
     captions: int = 4000
     texts_per_step: int = 96
     """captions that a batch is held against beside its own texts"""
+    language_weight: float = 0.0
+    """weight of real sentences' neighbours in the text base staying theirs, in stage align"""
+    wordings_weight: float = 0.0
+    """weight of two wordings of one thing being near, and of contradictions being far, in stage align"""
     region_share: float = 0.5
     """share of each batch that comes from one body region"""
     image_share: float = 0.25
@@ -147,6 +155,10 @@ class TrainConfig:
     """weight of the attribute heads in stage align"""
     views_weight: float = 0.0
     """weight of the contrast between two views of a volume in stage align"""
+
+    subject_weight: float = 0.0
+    """weight of the contrast between two series of a patient, in different sequences, and all of other patients, in stage
+    align; half of a batch is then drawn to go with the other half"""
 
     family_dropout: float = 0.2
     """share of the volumes whose sequence family is hidden from an encoder that has families"""

@@ -24,6 +24,7 @@ from training.compute import Compute
 from training.config import TrainConfig
 from training.crops import CropBatch, crop_batch
 from training.data import TrainingSet, generators, rng_of
+from training.partners import Partners
 from training.recontrast import CONTRASTS, recontrast
 from training.views import texts_of
 
@@ -32,8 +33,8 @@ from training.views import texts_of
 class PairBatch:
     """views: this process's share of the P volumes, each time varied anew; texts or their sentence vectors: its share of the
     T texts; positive and negative (P, T) bool, attributes (P, A) int64, -1 where unknown, same_subject (P, P) bool and
-    family and reports (P,) int64, -1 without, of the whole batch; crops: of the series without text, where there are any;
-    image_only: their share of the batch."""
+    partner (place in the batch of the patient's other series), family and reports (P,) int64, -1 without, of the whole batch;
+    crops: of the series without text, where there are any; image_only: their share of the batch."""
 
     views: list[Prepared]
     geometry_known: torch.Tensor
@@ -42,6 +43,7 @@ class PairBatch:
     negative: torch.Tensor
     attributes: torch.Tensor
     same_subject: torch.Tensor
+    partner: torch.Tensor
     family: torch.Tensor
     reports: torch.Tensor
     crops: CropBatch | None
@@ -73,13 +75,14 @@ class PairBatches:
         self.regions = _regions(data, drawn & self.paired)
         brains = (data.rows["body_region"] == "brain") & (data.rows["sequence"] == "T1")
         self.sequence = data.rows["sequence"].to_numpy()
+        self.partners = Partners(data, drawn & self.paired) if config.subject_weight > 0 else None
         self.recontrastable = (brains & (data.rows["origin"] == "archive")).fill_null(False).to_numpy()
 
     def batch(self, number: int, compute: Compute) -> PairBatch:
         """Batch `number`, this process's share."""
         rng = rng_of(self.config, "align", number)
         silent = self._silent_count(compute.world)
-        which = self._draw(rng, self.config.batch_size - silent)
+        which, partner = self._draw(rng, self.config.batch_size - silent)
         attributes, sequences = self._contrasts(which, rng)
         reports = np.where(sequences == "", self.texts.views.report_of[which], -1)
         numbers, positive, negative = self.texts.draw(attributes, reports, self.config.texts_per_step, rng)
@@ -97,6 +100,7 @@ class PairBatches:
             negative=torch.from_numpy(negative),
             attributes=torch.from_numpy(attributes.astype(np.int64)),
             same_subject=torch.from_numpy(subject[:, None] == subject[None]),
+            partner=torch.from_numpy(partner),
             family=torch.from_numpy(family),
             reports=torch.from_numpy(reports),
             crops=self._crops(rng, silent, compute) if silent else None,
@@ -110,8 +114,22 @@ class PairBatches:
             return 0
         return round(self.config.batch_size * self.config.image_share / world) * world
 
-    def _draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Rows with a text: a share from one region, mixed among the rest."""
+    def _draw(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows with a text (count,), and the place in the batch of each one's partner (count,), -1 without."""
+        partner = np.full(count, -1, dtype=np.int64)
+        if self.partners is None:
+            return self._rows(rng, count), partner
+        half = (count + 1) // 2
+        which = np.concatenate([self._rows(rng, half), partner[half:]])
+        for place in range(half, count):
+            which[place] = self.partners.of(which[place - half], rng)
+            if which[place] >= 0:
+                partner[place], partner[place - half] = place - half, place
+        which[which < 0] = self.data.draw(rng, int((which < 0).sum()), self.paired)
+        return which, partner
+
+    def _rows(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Rows with a text (count,): a share from one region, mixed among the rest."""
         near = round(count * self.config.region_share) if self.regions else 0
         rows = [self.data.draw(rng, count - near, self.paired)]
         if near:

@@ -124,14 +124,14 @@ def reports_of(data: TrainingSet, config: TrainConfig) -> list[str]:
     Errors: DecipherError when there is none, or the table cannot be read.
     """
     drawn = data.rows["report"].filter(pl.Series(data.weights > 0)).to_list()
-    texts = [*drawn, *(_table(Path(config.texts)) if config.texts else [])]
+    texts = [*drawn, *(table_texts(Path(config.texts)) if config.texts else [])]
     found = list(dict.fromkeys(text for text in texts if text and len(text.split()) > 1))
     if not found:
         raise DecipherError("There is no report to learn from.", "Add --reports CSV, or --set texts=FILE.")
     return found
 
 
-def _table(path: Path) -> list[str]:
+def table_texts(path: Path) -> list[str]:
     """The texts of a table's column report or text."""
     frame = read_table(path)
     column = next((name for name in COLUMNS if name in frame.columns), None)

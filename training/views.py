@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from models.decipher import Decipher
-from training.captions import Captions, make_captions, match
+from training.captions import Captions, match
 from training.config import TrainConfig
 from training.data import TrainingSet
+from training.phrasing import make_captions
 from training.reports import text_views
 
 ENOUGH_KNOWN = 2
@@ -108,7 +109,7 @@ class Texts:
 
 def texts_of(data: TrainingSet, model: Decipher, config: TrainConfig) -> Texts:
     """Views and captions ready to draw from."""
-    views, captions = report_views(data), make_captions(config.captions, config.seed)
+    views, captions = report_views(data), make_captions(config.captions, config.seed, data.attributes[data.weights > 0])
     owners = np.zeros(len(views.texts), dtype=int)
     for report, parts in enumerate(views.parts):
         owners[parts] = views.owner[report]

@@ -29,9 +29,9 @@ from index.conflicts import FIELDS
 from index.encode import EncodeOptions, encode_archive
 from index.store import Index
 from models.decipher import Decipher, load
-from training.captions import WORDS
 from training.metrics import auprc, auroc, bootstrap
 from training.phantom.archive import make_archive
+from training.wordings import WORDS
 
 PATIENTS, SEEDS = 64, 6
 TAGS = ("sequence", "body_region", "plane", "contrast")

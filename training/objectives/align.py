@@ -4,7 +4,8 @@ Source: the symmetric image-text contrast of CLIP (Radford et al., 2021), its po
 captions are true of a volume and several series share a report. Each positive is held against the negatives alone: in
 the supervised contrast of Khosla et al. (2020) positives compete with each other, which keeps the temperature high.
 Linear heads on the volume vector name the known attributes directly; they only train, and are not saved with the model.
-Stage 1's losses go on for series without text, as long as their weight is not 0.
+Only attributes that pixels show get a head; what follows from another has none, lest it count twice.
+Stage 1's losses go on for series without text, as long as their weight is not 0. Losses on text alone: language.py.
 """
 
 import torch
@@ -13,22 +14,39 @@ from torch.nn import functional as F
 
 from models.decipher import Decipher
 from models.vision import VisionFeatures
-from training.captions import VALUES
+from training.captions import ATTRIBUTES, VALUES
 from training.compute import Compute
 from training.config import TrainConfig
+from training.language import AGREEMENT, LANGUAGE, SHARPNESS, Language, preservation
 from training.objectives.vision import Vision
 from training.pairs import PairBatch
+
+HEADED = ("sequence", "body_region", "plane", "contrast", "lesion", "finding", "age")
+"""attributes that a head names"""
+
+
+SUBJECT_WIDTH = 128
+"""width of the space in which patients are told apart: a linear map, so that what it needs is in the volume vector"""
+SUBJECT_TEMPERATURE = 0.1
 
 
 class Align(nn.Module):
     """loss = contrast of volumes with texts + heads_weight * attribute heads + views_weight * contrast of two views
-    + image_weight * stage 1's loss. image_only, reported: shares of the batch that come for their images, and with reports."""
+    + subject_weight * contrast of patients + image_weight * stage 1's loss + language_weight and wordings_weight * losses on
+    text alone.
+
+    image_only, reported: shares of the batch that come for their images, and with reports."""
 
     def __init__(self, model: Decipher, config: TrainConfig) -> None:
         super().__init__()
         self.model = model
         self.weights = {"heads": config.heads_weight, "views": config.views_weight, "images": config.image_weight}
-        self.heads = nn.ModuleList(nn.Linear(model.config.dim, len(values)) for values in VALUES.values())
+        self.weights["subjects"] = config.subject_weight
+        self.subject = nn.Linear(model.config.dim, SUBJECT_WIDTH) if config.subject_weight > 0 else None
+        self.heads = nn.ModuleList(nn.Linear(model.config.dim, len(VALUES[name])) for name in HEADED)
+        spoken = config.language_weight > 0 or config.wordings_weight > 0
+        self.language = Language(model, config) if spoken else None
+        self.weights |= self.language.weights if self.language else {}
         self.images = Vision(model, config) if config.image_weight > 0 and config.image_share > 0 else None
 
     def forward(self, batch: PairBatch, compute: Compute) -> dict[str, torch.Tensor]:
@@ -51,8 +69,31 @@ class Align(nn.Module):
             losses["heads"] = torch.stack([self._name(v, batch.attributes) for v in volumes]).mean()
         if self.weights["views"]:
             losses["views"] = view_contrast(unit[0], unit[1], batch.same_subject)
+        if self.subject is not None:
+            losses["subjects"] = self._patients(self.subject, volumes, batch)
+        if self.language is not None:
+            losses |= self._spoken(self.language, compute)
         if self.images is not None and batch.crops is not None:
             losses["images"] = self.images(batch.crops, compute)["loss"]
+        return losses
+
+    def _patients(self, head: nn.Module, volumes: list[torch.Tensor], batch: PairBatch) -> torch.Tensor:
+        """Mean over views (P, E) of the contrast of each series with its partner against series of other patients."""
+        paired = F.one_hot(batch.partner + 1, len(batch.partner) + 1)[:, 1:].bool()
+        unit = [F.normalize(head(v), dim=-1) for v in volumes]
+        return torch.stack(
+            [one_way_contrast(v @ v.T / SUBJECT_TEMPERATURE, paired, ~batch.same_subject) for v in unit]
+        ).mean()
+
+    def _spoken(self, language: Language, compute: Compute) -> dict[str, torch.Tensor]:
+        """The losses on text alone that have a weight, the same on each process."""
+        with compute.autocast():
+            found = {name: self.model.text(self._sentences(language.sentences(name))) for name in language.weights}
+        losses = {}
+        if LANGUAGE in found:
+            losses[LANGUAGE] = preservation(found[LANGUAGE].float(), language.before(LANGUAGE))
+        if AGREEMENT in found:
+            losses[AGREEMENT] = agreement_contrast(found[AGREEMENT].float(), language.same, language.apart)
         return losses
 
     def contrast(self, logits: torch.Tensor, batch: PairBatch) -> torch.Tensor:
@@ -65,10 +106,11 @@ class Align(nn.Module):
 
     def _name(self, volumes: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:
         """Mean over attributes of the cross-entropy on volumes (B, E) where attributes (B, A) are known."""
+        targets = [attributes[:, ATTRIBUTES.index(name)] for name in HEADED]
         terms = [
-            F.cross_entropy(head(volumes), attributes[:, a], ignore_index=-1)
-            for a, head in enumerate(self.heads)
-            if (attributes[:, a] >= 0).any()
+            F.cross_entropy(head(volumes), target, ignore_index=-1)
+            for head, target in zip(self.heads, targets, strict=True)
+            if (target >= 0).any()
         ]
         return torch.stack(terms).mean() if terms else volumes.sum() * 0.0
 
@@ -98,6 +140,12 @@ def one_way_contrast(logits: torch.Tensor, positive: torch.Tensor, negative: tor
     against = logits.masked_fill(~negative, torch.finfo(logits.dtype).min).logsumexp(dim=1, keepdim=True)
     each = F.softplus(against - logits).masked_fill(~positive, 0.0).sum(dim=1) / positive.sum(dim=1)
     return each.mean()
+
+
+def agreement_contrast(texts: torch.Tensor, same: torch.Tensor, apart: torch.Tensor) -> torch.Tensor:
+    """Of texts (N, E) of any length: those of the same mention, (N, N) bool, against those apart (N, N)."""
+    unit = F.normalize(texts, dim=-1)
+    return one_way_contrast(unit @ unit.T / SHARPNESS, same, apart)
 
 
 def view_contrast(
