@@ -106,11 +106,11 @@ def classify(
     labelled = labels_of(opened, rows, asked, calibrate, labels) if calibrate else None
     model = QueryEncoder(opened).model
     classes = encoded(asked, lambda texts: _vectors(model, texts))
-    logits = evidence(opened, classes, model.scale.item())[rows]
+    logits = evidence(opened, classes, model.certain_scale)[rows]
     done = calibrated(logits, labelled, asked) if labelled else None
     said = Said(asked, rows, shares_of(done.calibration, logits, asked) if done else chances(logits, asked.findings))
     if save:
-        _save(opened, save, said, model.scale.item(), where or [], (calibrate, labels, done))
+        _save(opened, save, said, model.certain_scale, where or [], (calibrate, labels, done))
     if as_json:
         _put_rows(opened, said)
     else:

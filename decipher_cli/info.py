@@ -85,8 +85,7 @@ def _folder(path: Path) -> dict[str, Any]:
         counts = {"files": found.files, "series": found.records.height, "rejected": found.rejects.height}
         return {"kind": "catalogue", "archive": str(root), **counts}
     if (path / "model.safetensors").is_file():
-        config = json.loads((path / "config.json").read_text())
-        return {"kind": "model", **config, "card": str(path / "card.md")}
+        return _model(path)
     if (path / "run.json").is_file():
         lines = (path / "metrics.jsonl").read_text().splitlines() if (path / "metrics.jsonl").is_file() else []
         last = json.loads(lines[-1]) if lines else {}
@@ -96,6 +95,20 @@ def _folder(path: Path) -> dict[str, Any]:
     raise DecipherError(
         f"{path} is no index, catalogue, model or run.", f"To see what MRI it holds: decipher scan {path}"
     )
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    """What it is made of and, where its training told, what the last check found: health among it."""
+    from models.config import FIGURES
+
+    figures = folder / FIGURES
+    found = {"figures": json.loads(figures.read_text())} if figures.is_file() else {}
+    return {
+        "kind": "model",
+        **json.loads((folder / "config.json").read_text()),
+        **found,
+        "card": str(folder / "card.md"),
+    }
 
 
 def _patches(index: "Index") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +35,8 @@ BATCH = 8
 """volumes a forward pass"""
 TEXTS = 16
 Ready = tuple[dict[str, Any], "Prepared | Rejection"]
+Encoded = tuple[dict[str, Any], "tuple[np.ndarray, np.ndarray | None] | Rejection"]
+"""a record with its vector (E,) and, where they are kept, its patch vectors (N, E), or why there are none"""
 
 
 def prepared_ahead(
@@ -62,6 +64,16 @@ def prepared_ahead(
         while ahead:
             yield ahead.popleft().result()
             ahead.extend(pool.submit(ready, r) for r in islice(todo, 1))
+
+
+def encoded_ahead(stream: Iterable[Ready], model: "Decipher", patches: bool) -> Iterator[Encoded]:
+    """Records with their vectors, in order: each batch is encoded as soon as it is read, while the next one is."""
+    for batch in blocks(stream, BATCH):
+        good = [ready for _, ready in batch if not isinstance(ready, Rejection)]
+        vectors, kept = features_of(model, good, patches) if good else (np.zeros((0, 0)), None)
+        found = iter(zip(vectors, kept[0] if kept else repeat(None), strict=False))
+        for record, ready in batch:
+            yield record, ready if isinstance(ready, Rejection) else next(found)
 
 
 def vectors_of(model: "Decipher", prepared: "list[Prepared]") -> np.ndarray:

@@ -26,7 +26,7 @@ from index import scanned
 from index.archive import Archive, archive_at
 from index.catalog import Catalogue, root_of
 from index.difference import compare, differ
-from index.embed import blocks, captions_of, device_for, features_of, patch_shape, prepared_ahead
+from index.embed import blocks, captions_of, device_for, encoded_ahead, patch_shape, prepared_ahead
 from index.labelled import LabelledCatalogue, read_archive
 from index.ledger import Rejection, count_codes, rejects_frame, row
 from index.lock import writable
@@ -236,15 +236,16 @@ def _encode_new(
     done = 0
     workers = options.workers or os.cpu_count() or 1
     stream = prepared_ahead(home.root, records.iter_rows(named=True), model, index.folder, workers)
-    for block in blocks(stream, size):
-        good = [(record, ready) for record, ready in block if not isinstance(ready, Rejection)]
-        for record, ready in block:
-            if isinstance(ready, Rejection):
-                failed[record["series_id"]] = [row(f, ready.code, ready.detail) for f in record["files"]]
+    for block in blocks(encoded_ahead(stream, model, index.has_patches), size):
+        good = [(record, found) for record, found in block if not isinstance(found, Rejection)]
+        for record, found in block:
+            if isinstance(found, Rejection):
+                failed[record["series_id"]] = [row(f, found.code, found.detail) for f in record["files"]]
         if good:
             rows = [record for record, _ in good]
             frame = pl.DataFrame(rows, schema=records.schema)
-            vectors, patches = features_of(model, [ready for _, ready in good], index.has_patches)
+            vectors = np.stack([vector for _, (vector, _) in good])
+            patches = [np.stack([kept for _, (_, kept) in good if kept is not None])] if index.has_patches else None
             index.replace(frame, vectors, captions_of(model, rows), patches)
             index.tidy()
         done += len(block)

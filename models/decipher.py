@@ -6,6 +6,8 @@ Decisions:
 - A writer and a detector stand on the encoder's features and are no part of the encoder: they lie in writer/ and detector/,
   and are read only where they are asked for.
 - Vectors come out with unit length, so a dot product is a cosine.
+- What training measures once it is over (MEASURED) is no weight: it is saved where it was measured, and a model without is
+  written, and gives vectors, as before there was any.
 """
 
 import json
@@ -35,14 +37,19 @@ BASE = "text.base."
 """how the names of the text base's weights begin"""
 PARTS = ("writer.", "detector.")
 """how the names of weights begin that are no part of the encoder"""
+MEASURED = ("centre", "certainty")
+"""zeros until training.standardise has measured them"""
 
 
 class Decipher(nn.Module):
     """vision: volumes to (B, dim); text: texts to (B, dim); scale: the learned inverse temperature of their cosine.
 
+    centre (dim,): what volume vectors of unit length have in common, taken off them; certainty (1,): `certain_scale`, or 0.
     writer, detector: what was trained on the features, or None.
     """
 
+    centre: torch.Tensor
+    certainty: torch.Tensor
     writer: Writer | None
     detector: Detector | None
 
@@ -53,6 +60,8 @@ class Decipher(nn.Module):
         self.vision = make_vision(config.vision, config.dim)
         self.text = TextEncoder(config.text, config.dim, folder)
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one axis, since FSDP shards no scalars
+        self.register_buffer("centre", torch.zeros(config.dim), persistent=False)
+        self.register_buffer("certainty", torch.zeros(1), persistent=False)
         self.register_module("writer", None)
         self.register_module("detector", None)
 
@@ -61,11 +70,18 @@ class Decipher(nn.Module):
         """Inverse temperature, from 1 to 100 (Radford et al., 2021)."""
         return self.log_scale.clamp(0.0, math.log(100)).exp()
 
+    @property
+    def certain_scale(self) -> float:
+        """Inverse temperature at which the softmax of cosines with prompts is as sure as it is right (Guo et al., 2017);
+        `scale`, with which it was trained, where that was not measured."""
+        return self.certainty.item() or self.scale.item()
+
     @torch.inference_mode()
     def encode_prepared(self, batch: Prepared) -> VisionFeatures:
-        """Features of a prepared batch with the volume vectors (B, dim) at unit length."""
+        """Features of a prepared batch with the volume vectors (B, dim) at unit length, `centre` taken off."""
         found = self.vision(batch)
-        return VisionFeatures(F.normalize(found.volume, dim=-1), found.patches, found.valid, found.position_mm)
+        volume = found.volume - found.volume.norm(dim=-1, keepdim=True) * self.centre
+        return VisionFeatures(F.normalize(volume, dim=-1), found.patches, found.valid, found.position_mm)
 
     def encode_volumes(self, volumes: Sequence[Volume]) -> torch.Tensor:
         """Unit vectors (B, dim), float32, of volumes as they were read."""
@@ -78,8 +94,10 @@ class Decipher(nn.Module):
         return F.normalize(self.text(self.text.sentences(list(texts))), dim=-1)
 
     def trained_state(self) -> dict[str, torch.Tensor]:
-        """What training may have changed of the encoder: everything, but the text base only where it is the model's own."""
+        """What training may have changed of the encoder: everything, but the text base only where it is the model's own, and
+        of MEASURED what was measured."""
         state = {k: v for k, v in self.state_dict().items() if not k.startswith(PARTS)}
+        state |= {name: getattr(self, name) for name in MEASURED if getattr(self, name).any()}
         return {k: v for k, v in state.items() if self.text.own or not k.startswith(BASE)}
 
     def save(self, folder: Path, card: str = "") -> None:
@@ -114,6 +132,8 @@ def load(name: str | None = None, heads: bool = False) -> Decipher:
         with unset_weights():
             model = Decipher(ModelConfig.from_json(json.loads((folder / "config.json").read_text())), folder)
         state = {k: torch.atleast_1d(v.float()) for k, v in load_file(folder / WEIGHTS).items()}
+        for name in MEASURED:
+            getattr(model, name).copy_(state.pop(name, torch.zeros(())))
         missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as wrong:
         raise DecipherError(f"The model in {folder} cannot be read: {wrong}", "Copy or train it again.") from wrong

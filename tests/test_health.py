@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import hypergeom, ortho_group
+from scipy.stats import hypergeom, ortho_group, skew
 from sklearn.metrics import balanced_accuracy_score
 
 from training.health import (
@@ -15,6 +15,7 @@ from training.health import (
     chance_at,
     collapse,
     effective_rank,
+    hubness,
     mean_cosine,
     nearest_neighbours,
     recall_at,
@@ -50,6 +51,23 @@ def test_effective_rank_is_bounded_and_knows_no_frame(seed: int, count: int, wid
     assert 1 <= rank <= min(count - 1, width) + 1e-9
     moved = 3 * vectors @ ortho_group.rvs(width, random_state=seed) + rng.normal(size=width)
     assert effective_rank(moved) == pytest.approx(rank, rel=1e-6)
+
+
+def test_hubness_is_the_skewness_of_how_often_each_is_a_neighbour(rng: np.random.Generator) -> None:
+    vectors = rng.normal(0.3, 1, size=(60, 5))
+    points, often = unit(vectors), Counter()
+    for row, one in enumerate(points):
+        others = sorted((o for o in range(60) if o != row), key=lambda o: -float(one @ points[o]))
+        often.update(others[:10])
+    assert hubness(7 * vectors) == pytest.approx(skew([often[row] for row in range(60)]), rel=1e-9)
+
+
+def test_a_hub_is_seen_and_a_ring_has_none() -> None:
+    star = np.concatenate([np.eye(40), np.ones((1, 40))])
+    assert hubness(star, k=1) == pytest.approx(skew([0] * 39 + [1, 40]), rel=1e-6), "its nearest is the first"
+    angle = 2 * np.pi * np.arange(64) / 64
+    assert hubness(np.column_stack([np.cos(angle), np.sin(angle)]), k=2) == 0
+    assert np.isnan(hubness(np.ones((11, 4)))) and np.isnan(hubness(np.full((30, 4), np.nan)))
 
 
 @settings(max_examples=25, deadline=None)

@@ -55,10 +55,20 @@ def test_all_stages_are_logged_and_leave_a_model(run: Path) -> None:
         assert row["loss"] > 0 and 0 <= row["loader_share"] <= 1 and row["mfu"] > 0 and row["memory_gb"] > 0
         assert row["volumes_per_second"] == pytest.approx(4 / row["seconds"], rel=0.02)
     checks = [row for row in rows_of(run) if row.get("check")]
-    assert [(row["stage"], row["step"]) for row in checks] == [("vision", 2), ("align", 2)]
+    assert [(row["stage"], row["step"]) for row in checks] == [("vision", 2), ("align", 2), ("align", 2)]
+    assert (
+        checks[2]["certain_scale"] == load(str(run / "model")).certain_scale and load(str(run / "model")).centre.any()
+    )
+    assert json.loads((run / "model" / "figures.json").read_text())["mean_cosine"] < checks[1]["mean_cosine"]
     assert checks[1]["pool"] == checks[1]["volumes"] and 0 <= checks[1]["recall_at_5"] <= 1
     assert yaml.safe_load((run / "config.yaml").read_text())["stages"] == ["vision", "text", "align"]
-    assert {p.name for p in (run / "model").iterdir()} == {"config.json", "model.safetensors", "card.md", "text"}
+    assert {p.name for p in (run / "model").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "card.md",
+        "figures.json",
+        "text",
+    }
     card = (run / "model" / "card.md").read_text()
     assert "align (2 steps)" in card and "| recall_at_5 |" in card
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))

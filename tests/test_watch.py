@@ -15,7 +15,7 @@ from models.decipher import Decipher
 from models.prepare import collate
 from training.config import TrainConfig
 from training.data import TrainingSet, training_set
-from training.health import effective_rank
+from training.health import effective_rank, hubness
 from training.shards import COLUMNS, Shard
 from training.watch import check_rows, frozen_check
 
@@ -26,7 +26,7 @@ CONFIG = TrainConfig(seed=3, holdout=0.0)
 KINDS = [("T1", "brain"), ("T2", "brain"), ("T2", "knee")]
 OF_VOLUMES = {
     "volumes", "held_out", "collapse", "knn_sequence", "knn_sequence_majority", "knn_region", "knn_region_majority",
-    "effective_rank", "uniformity", "mean_cosine",
+    "effective_rank", "uniformity", "mean_cosine", "hubness",
 }  # fmt: skip
 OF_TEXTS = {"queries", "pool", "alignment"} | {f"{name}_at_{k}" for name in ("recall", "chance") for k in (1, 5, 10)}
 
@@ -86,6 +86,7 @@ def test_figures_are_those_of_the_volumes_encoded_one_by_one(model: Decipher, pl
     assert found["mean_cosine"] == pytest.approx(cosine.mean(), abs=1e-4)
     assert found["uniformity"] == pytest.approx(np.log(np.exp(-2 * (2 - 2 * cosine)).mean()), abs=1e-4)
     assert found["effective_rank"] == pytest.approx(effective_rank(alone), rel=1e-3)
+    assert found["hubness"] == pytest.approx(hubness(alone), abs=1e-6)
     assert found["knn_sequence_majority"] == found["knn_region_majority"] == 0.5
     assert found["collapse"] == ""
 

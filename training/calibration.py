@@ -1,5 +1,7 @@
 """Zero-shot probabilities that mean what they say: a temperature and a bias for each class, from labelled series.
 
+Without labels there is the one temperature that training leaves in the model (`fit_scale`).
+
 Decisions
 - softmax(scale * logits + bias), Guo et al. 2017 with vector bias; of two classes this is Platt's sigmoid. The scale is
   positive, so that calibration never turns the prompts round.
@@ -26,6 +28,8 @@ from training.folds import grouped_folds
 FEWEST_SERIES = 10
 FEWEST_GROUPS = 2
 PRIOR = 2.0
+LARGEST_SCALE = 100.0
+"""of cosines, as in training (models.decipher)"""
 BINS = 10
 LEAST = 1e-12
 """probabilities below count as this much in the log loss"""
@@ -106,6 +110,26 @@ def fit(logits: np.ndarray, truth: np.ndarray) -> Calibration:
     bias = np.zeros(logits.shape[1])
     bias[present] = found.x[1:]
     return Calibration(math.exp(found.x[0]), bias)
+
+
+def fit_scale(questions: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The number by which cosines are multiplied so that their softmax is as sure as it is right: the least mean log loss.
+
+    questions: of each the cosines (n, C) of n series with C prompts, and the true one (n,). All count alike, however many
+    series each has. One number and no bias, since prompts are not known before they are typed (temperature scaling: Guo et
+    al., ICML 2017). It stays within 1 and LARGEST_SCALE.
+    """
+    from scipy.optimize import minimize_scalar
+
+    known = [(cosines.astype(np.float64), truth) for cosines, truth in questions]
+
+    def loss(log_scale: float) -> float:
+        logs = [_log_softmax(math.exp(log_scale) * cosines) for cosines, _ in known]
+        return -float(
+            np.mean([own[np.arange(len(own)), truth].mean() for own, (_, truth) in zip(logs, known, strict=True)])
+        )
+
+    return float(math.exp(minimize_scalar(loss, bounds=(0.0, math.log(LARGEST_SCALE)), method="bounded").x))
 
 
 def _loss(logits: np.ndarray, truth: np.ndarray, params: np.ndarray) -> tuple[float, np.ndarray]:

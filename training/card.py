@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from models.config import FIGURES
 from models.decipher import Decipher
 from training.config import TrainConfig
 from training.data import TrainingSet
 
 CHECKED = ("knn_sequence", "knn_sequence_majority", "knn_region", "knn_region_majority", "recall_at_1", "recall_at_5",
-           "recall_at_10", "chance_at_10", "pool", "effective_rank", "uniformity", "alignment")  # fmt: skip
+           "recall_at_10", "chance_at_10", "pool", "effective_rank", "mean_cosine", "hubness", "uniformity", "alignment",
+           "certain_scale")  # fmt: skip
 
 
 def card_of(config: TrainConfig, data: TrainingSet, run: Path, model: Decipher) -> str:
@@ -41,6 +43,12 @@ def _head_lines(model: Decipher) -> list[str]:
     if model.detector is not None:
         found.append("Detects " + ", ".join(f"{t.organ} {t.name}" for t in model.detector.config.targets) + ".")
     return [line for said in found for line in (said, "")]
+
+
+def write_figures(folder: Path, run: Path) -> None:
+    """The figures of a run's last check into a model folder, to four digits after the point."""
+    found = {name: round(value, 4) if isinstance(value, float) else value for name, value in _last_check(run).items()}
+    (folder / FIGURES).write_text(json.dumps(found, indent=2) + "\n")
 
 
 def _last_check(run: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from index.quality import NEIGHBOURS, occurrences, skewness
 from training.metrics import balanced_accuracy
 
 ALIKE = 0.99
@@ -78,6 +79,17 @@ def mean_cosine(vectors: np.ndarray) -> float:
     unit = _unit(vectors)
     total = unit.sum(axis=0)
     return float((total @ total - (unit * unit).sum()) / (len(unit) * (len(unit) - 1)))
+
+
+def hubness(vectors: np.ndarray, k: int = NEIGHBOURS) -> float:
+    """How unevenly vectors (n, D) are each other's neighbours: skewness of how often each is among the k nearest of another.
+
+    0 where all are as often, and about 0 for random vectors of few numbers; above 1, a few (hubs) are near to very many. NaN
+    with fewer than k + 2. Source: Radovanovic, Nanopoulos and Ivanovic, "Hubs in space", JMLR 11 (2010), section 2.
+    """
+    if len(vectors) < k + 2 or not np.isfinite(vectors).all():
+        return float("nan")
+    return skewness(occurrences(_unit(vectors), k))
 
 
 def hits_at(similarity: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:

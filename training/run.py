@@ -21,7 +21,7 @@ from models.config import SIZES, ModelConfig, PrepareConfig, TextConfig, edges
 from models.decipher import Decipher, load
 from models.errors import DecipherError
 from models.families import copy_shared, from_plain, make_vision
-from training.card import card_of
+from training.card import card_of, write_figures
 from training.config import TrainConfig
 from training.data import TrainingSet
 from training.equip import check_heads
@@ -30,6 +30,7 @@ from training.loop import WITH_TEXT, train_stages
 from training.meter import Told
 from training.shards import Say
 from training.source import Progress, Source, data_of, prepare_data
+from training.standardise import settle
 
 OWN = {"config.yaml", "run.json", "data.json", "metrics.jsonl", "prepared", "checkpoints", "tensorboard", "model", ".model",
        "archive"}  # fmt: skip
@@ -89,7 +90,10 @@ def train(config: TrainConfig, source: Source, run: Path, progress: Progress, to
     if fabric.is_global_zero:
         making = run / ".model"
         shutil.rmtree(making, ignore_errors=True)
+        if config.stages[-1] in WITH_TEXT:
+            settle(model, data, config, run, told)
         model.cpu().save(making, card_of(config, data, run, model))
+        write_figures(making, run)
         shutil.rmtree(run / "model", ignore_errors=True)
         making.rename(run / "model")
     fabric.barrier()

@@ -26,11 +26,13 @@ from training.health import (
     chance_at,
     collapse,
     effective_rank,
+    hubness,
     mean_cosine,
     nearest_neighbours,
     recall_at,
     uniformity,
 )
+from training.shards import Shard
 from training.views import text_vectors
 
 VOLUMES_AT_ONCE = 8
@@ -42,14 +44,14 @@ def frozen_check(model: Decipher, data: TrainingSet, config: TrainConfig, with_t
     """Figures of the encoder as it stands, on at most config.check_volumes volumes as they were stored, not varied.
 
     volumes, held_out (bool); knn_sequence, knn_region and each with _majority (balanced accuracy); effective_rank,
-    uniformity, mean_cosine; with_text also queries ("reports" or "captions"), pool (volumes searched), recall_at_K and
+    uniformity, mean_cosine, hubness; with_text also queries ("reports" or "captions"), pool (volumes searched), recall_at_K and
     chance_at_K for K of 1, 5, 10, alignment of texts with their volumes; collapse: a sentence, "" when healthy. What is
     not defined is left out. Sources: training/health.py.
     """
     chosen, held_out = check_rows(data, config)
     rows = data.rows[chosen]
-    with _as_found(model):
-        volumes = _volume_vectors(model, data, chosen)
+    with as_found(model):
+        volumes = volume_vectors(model, data, chosen)
         queries, texts, relevant = _queries(rows) if with_text else ("", [], np.zeros((0, len(chosen)), dtype=bool))
         words = text_vectors(texts, model.encode_texts, model.config.dim).numpy()
     found: dict[str, Any] = {"volumes": len(chosen), "held_out": held_out, "collapse": collapse(volumes)}
@@ -62,9 +64,10 @@ def frozen_check(model: Decipher, data: TrainingSet, config: TrainConfig, with_t
     return {name: value for name, value in found.items() if value == value}
 
 
-def check_rows(data: TrainingSet, config: TrainConfig) -> tuple[np.ndarray, bool]:
-    """Row numbers (n,) of the volumes to check, in rising order, and whether they are of held-out patients."""
-    as_stored = (data.rows["variant"] == 0).fill_null(False).to_numpy()
+def check_rows(data: TrainingSet, config: TrainConfig, among: np.ndarray | None = None) -> tuple[np.ndarray, bool]:
+    """Row numbers (n,) of the volumes to check, in rising order, and whether they are of held-out patients; among (rows,) bool
+    narrows the choice."""
+    as_stored = (data.rows["variant"] == 0).fill_null(False).to_numpy() & (True if among is None else among)
     held_out = as_stored & data.held_out
     honest = len(np.unique(data.subjects[held_out])) >= 2
     candidates = np.flatnonzero(held_out if honest else as_stored & (data.weights > 0))
@@ -84,7 +87,7 @@ def _spread(data: TrainingSet, candidates: np.ndarray, config: TrainConfig) -> n
 
 
 @contextmanager
-def _as_found(model: Decipher) -> Iterator[None]:
+def as_found(model: Decipher) -> Iterator[None]:
     """The model in evaluation mode inside; each module's mode and the global random states as before outside."""
     modes = [(module, module.training) for module in model.modules()]
     device, numbers = next(model.parameters()).device, np.random.get_state()
@@ -98,7 +101,7 @@ def _as_found(model: Decipher) -> Iterator[None]:
                 module.training = training
 
 
-def _volume_vectors(model: Decipher, data: TrainingSet, rows: np.ndarray) -> np.ndarray:
+def volume_vectors(model: Decipher, data: TrainingSet | Shard, rows: np.ndarray) -> np.ndarray:
     """Unit vectors (n, dim) float32 of stored volumes."""
     device = next(model.parameters()).device
     found = [np.zeros((0, model.config.dim), dtype=np.float32)]
@@ -130,7 +133,7 @@ def _of_volumes(vectors: np.ndarray, rows: pl.DataFrame, subjects: np.ndarray) -
     for name, column in (("knn_sequence", "sequence"), ("knn_region", "body_region")):
         labels = np.array(rows[column].to_list(), dtype=object)
         found[name], found[f"{name}_majority"] = nearest_neighbours(vectors, labels, subjects, NEIGHBOURS)
-    spread = {f.__name__: f(vectors) for f in (effective_rank, uniformity, mean_cosine)}
+    spread = {f.__name__: f(vectors) for f in (effective_rank, uniformity, mean_cosine, hubness)}
     return found | spread
 
 
