@@ -116,7 +116,9 @@ def writable(folder: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The system's word for what happened, which polars hides at the end of its own."""
+    """The system's word for what happened, which polars hides at the end of its own, or, for the end of a table, drops."""
+    if "transport error" in str(error):
+        return "the disk is full, or a file may not grow as large"
     number = re.search(r"\(os error (\d+)\)", str(error))
     if number:
         return os.strerror(int(number[1]))

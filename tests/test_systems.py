@@ -57,6 +57,16 @@ def rows_of(run: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
+def phantom_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digital patients of whom four have the same organ, two of them with findings and two without."""
+    from training.phantom.archive import make_archive
+
+    folder = tmp_path_factory.mktemp("phantom") / "archive"
+    make_archive(folder, patients=8, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def medmap(phantom_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return trained("medmap", phantom_archive, tmp_path_factory.mktemp("runs") / "medmap")
 

@@ -39,7 +39,7 @@ PSEUDO = re.compile(
     r"|\bgram negative\b"
 )
 BEFORE = re.compile(
-    r"\b(?:no|none|without|w/o|denie[sd]|denying|negative for|free of|absence of|lack of|lacks|neither|nor|never|"
+    r"\b(?:no|none|nothing|without|w/o|denie[sd]|denying|negative for|free of|absence of|lack of|lacks|neither|nor|never|"
     r"rather than|not|cannot|fails to)\b(?! \d)"
 )
 BEHIND = re.compile(
