@@ -99,7 +99,7 @@ def _folder(path: Path) -> dict[str, Any]:
 
 def _model(folder: Path) -> dict[str, Any]:
     """What it is made of and, where its training told, what the last check found: health among it."""
-    from models.config import FIGURES
+    from models.folder import FIGURES
 
     figures = folder / FIGURES
     found = {"figures": json.loads(figures.read_text())} if figures.is_file() else {}

@@ -12,9 +12,6 @@ from models.errors import DecipherError
 Edges = tuple[int, int, int]
 """edge lengths along I, J, K"""
 
-FIGURES = "figures.json"
-"""where a model folder keeps what the last check of its training found; `decipher info MODEL` tells it"""
-
 FAMILIES: dict[str, tuple[str, ...]] = {
     "T1": ("T1",),
     "T1C": ("T1C", "DCE"),

@@ -15,6 +15,8 @@ from models.errors import DecipherError
 SHIPPED = Path(__file__).parent / "weights"
 DEFAULT = "mini"
 WEIGHTS = "model.safetensors"
+FIGURES = "figures.json"
+"""what the last check of its training found; `decipher info MODEL` tells it"""
 TEXT, OWN_BASE = "text", "own"
 """where a model's own text base lies, and what config.json calls it"""
 WRITER, DETECTOR, PART_CONFIG = "writer", "detector", "config.json"

@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from models.prepare import Prepared
+from training.phantom.flaws import phase_axis
 
 Vary = Callable[[torch.Tensor], torch.Tensor]
 BRIGHTEST = 0.97
@@ -73,9 +74,9 @@ def _acquisition(seed: int) -> Callable[[torch.Tensor, torch.Tensor, np.random.G
         if rng.random() < 0.25:
             found = coarsen(found, int(rng.integers(3)), rng.uniform(1.5, 2.5))
         if rng.random() < 0.15:
-            found = shaken(found, _phase_axis(through, rng), rng)
+            found = shaken(found, phase_axis(through, rng), rng)
         elif rng.random() < 0.1:
-            found = breathing(found, _phase_axis(through, rng), rng)
+            found = breathing(found, phase_axis(through, rng), rng)
         return _plain(noise(_plain(coils(found)).clamp(min=0)))
 
     return acquired
@@ -101,11 +102,6 @@ def _body_mean(signal: torch.Tensor) -> float:
     """Mean of what is brighter than the overall mean; 1 where nothing is."""
     body = signal[signal > signal.mean()]
     return float(body.mean()) if body.numel() else 1.0
-
-
-def _phase_axis(through: int, rng: np.random.Generator) -> int:
-    """An axis in the plane of the slices: the one along which lines of k-space follow each other in time."""
-    return int(rng.choice([axis for axis in range(3) if axis != through]))
 
 
 def coarsen(signal: torch.Tensor, axis: int, factor: float) -> torch.Tensor:

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from models.config import FIGURES
 from models.decipher import Decipher
+from models.folder import FIGURES
 from training.config import TrainConfig
 from training.data import TrainingSet
+from training.preparing import PHANTOM
 
 CHECKED = ("knn_sequence", "knn_sequence_majority", "knn_region", "knn_region_majority", "recall_at_1", "recall_at_5",
            "recall_at_10", "chance_at_10", "pool", "effective_rank", "mean_cosine", "hubness", "uniformity", "alignment",
@@ -25,7 +26,7 @@ def card_of(config: TrainConfig, data: TrainingSet, run: Path, model: Decipher) 
         f"Trained by `decipher train {config.preset}`: {stages}; {config.batch_size} volumes a batch, seed {config.seed}.",
         "",
         f"- real series: {real['series_id'].n_unique()}, each in {config.variants} versions",
-        f"- phantom series: {drawn.filter(drawn['origin'] == 'phantom')['series_id'].n_unique()}",
+        f"- phantom series: {drawn.filter(drawn['origin'] == PHANTOM)['series_id'].n_unique()}",
         f"- sources: {', '.join(sorted({s.split(':')[0] for s in real['source'].drop_nulls()})) or 'not named'}",
         "",
         *_head_lines(model),

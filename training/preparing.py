@@ -103,9 +103,9 @@ def head_patients(job: tuple[str, dict[str, Any], PrepareConfig, int, int]) -> M
         head = head_map(read_volume(Path(root), row), row)
     except Rejection:
         return []
-    made: Made = []
     if head is None:
-        return made
+        return []
+    made: Made = []
     who = {name: row.get(name) for name in ("patient_id", "path", "source", "redistributable")}
     for number in range(count):
         own = zlib.crc32(f"{seed} {row['series_id']} {number}".encode())
@@ -117,7 +117,7 @@ def patient_series(job: tuple[PrepareConfig, int, Kind]) -> Made:
     """All series of one digital patient of a kind."""
     config, seed, kind = job
     name = f"phantom-{seed}"
-    return _scanned(config, seed, kind, name, {"patient_id": name, "source": "phantom", "origin": PHANTOM})
+    return _scanned(config, seed, kind, name, {"patient_id": name, "source": PHANTOM, "origin": PHANTOM})
 
 
 def _scanned(config: PrepareConfig, seed: int, kind: Kind, study: str, who: dict[str, Any]) -> Made:

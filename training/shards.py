@@ -25,7 +25,7 @@ from models.config import PrepareConfig, family_of
 from models.errors import DecipherError
 from models.prepare import Prepared
 from training.once import made_once
-from training.preparing import Kind, Made, head_patients, patient_series, series_versions, work_through
+from training.preparing import HEAD, PHANTOM, Kind, Made, head_patients, patient_series, series_versions, work_through
 
 COLUMNS: dict[str, Any] = {
     "series_id": pl.Utf8, "study_id": pl.Utf8, "patient_id": pl.Utf8, "path": pl.Utf8, "source": pl.Utf8,
@@ -120,7 +120,7 @@ def phantom_shard(patients: int, making: Making, kinds: Sequence[Kind] = ()) -> 
         (making.config, making.seed + 7919 * (number + 1), kinds[number % len(kinds)] if kinds else {})
         for number in range(patients)
     ]
-    named = ["phantom", _phantom_source(), patients, *kinds]
+    named = [PHANTOM, _phantom_source(), patients, *kinds]
     return _shard(named, patient_series, jobs, MOST_SEQUENCES, making)
 
 
@@ -134,7 +134,7 @@ def head_shard(root: Path, records: pl.DataFrame, patients: int, making: Making)
     jobs = [(str(root), row, making.config, patients, making.seed) for row in brains.iter_rows(named=True)]
     if not jobs:
         return None
-    named = ["head", _phantom_source(), patients, brains.write_json()]
+    named = [HEAD, _phantom_source(), patients, brains.write_json()]
     return _shard(named, head_patients, jobs, patients * MOST_SEQUENCES, making)
 
 

@@ -6,14 +6,12 @@
 
 import numpy as np
 
-from training.phantom.scanner import NORMAL_AXIS, Geometry
 from training.phantom.shapes import smooth_noise
 
 
-def phase_axis(geometry: Geometry, rng: np.random.Generator) -> int:
-    """An axis in the plane of the slices, along which phase is encoded."""
-    normal = NORMAL_AXIS.get(geometry.plane, 2)
-    return int(rng.choice([axis for axis in range(3) if axis != normal]))
+def phase_axis(through: int, rng: np.random.Generator) -> int:
+    """An axis in the plane of the slices, other than `through`: along it lines of k-space follow each other in time."""
+    return int(rng.choice([axis for axis in range(3) if axis != through]))
 
 
 def distort(image: np.ndarray, air: np.ndarray, axis: int, rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Decisions:
 - Maps lie in the template's millimetres, brain on brain, so that lesions find their places; they keep their own size.
-- A map's voxels are the person's; what varies are a warp, a scale and the mirror image, as for built heads.
+- A map's voxels are the person's; what varies are a warp, a scale and the mirror image.
 - What came without a skull is scanned without one.
 """
 
@@ -15,7 +15,7 @@ from training.phantom.shapes import Space, make_space
 from training.phantom.tissue import Tissue
 
 WARPS = ((75.0, 3.0), (28.0, 1.0))
-"""(distance of knots, deviation) in mm, as for built heads"""
+"""(distance of knots, deviation) in mm: somewhat more than of built heads, since there are few real ones"""
 
 
 @dataclass(frozen=True)

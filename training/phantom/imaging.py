@@ -7,7 +7,7 @@ from training.phantom.coils import coil_bias
 from training.phantom.flaws import darken_air, distort, empty_margins, ghosts, low_resolution, phase_axis, window
 from training.phantom.physics import Protocol, tissue_signal
 from training.phantom.practice import ECHO_PLANAR
-from training.phantom.scanner import Geometry, acquire, rician
+from training.phantom.scanner import NORMAL_AXIS, Geometry, acquire, rician
 from training.phantom.shapes import smooth_noise
 from training.phantom.tissue import FATTY, Tissue, tissue_values
 
@@ -22,7 +22,7 @@ def make_image(
 ) -> np.ndarray:
     """Float32 (I, J, K), 0 or more: the stored magnitude image at an arbitrary scale; ADC in 1e-6 mm2/s."""
     image = np.abs(acquire(_contrast(anatomy, protocol, stripped, rng), anatomy.affine_mm, geometry))
-    axis = phase_axis(geometry, rng)
+    axis = phase_axis(NORMAL_AXIS.get(geometry.plane, 2), rng)
     if protocol.sequence in ECHO_PLANAR and not stripped:
         air = np.isin(anatomy.labels, (Tissue.AIR, Tissue.LUNG)).astype(np.float32)
         image = distort(image, acquire(air, anatomy.affine_mm, geometry), axis, rng)
