@@ -13,12 +13,13 @@ from models.config import PrepareConfig
 from models.errors import DecipherError
 from models.prepare import prepare
 from models.volume import Volume
+from training.health import unit_length
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
 import boxes as reading
 import left_out
 from boxes import Boxes
-from encoded import Encoding, components, unit
+from encoded import Encoding, components
 from figures import probe
 from measured import Fold
 from neighbours import co_registered, same, siblings
@@ -54,7 +55,7 @@ def made(
 
 
 def whole(vectors: np.ndarray, **parts: object) -> list[Fold]:
-    return [Fold(Encoding(unit(np.array(vectors)), **parts), np.ones(len(vectors), bool))]
+    return [Fold(Encoding(unit_length(np.array(vectors)), **parts), np.ones(len(vectors), bool))]
 
 
 def angles(*degrees: float) -> np.ndarray:

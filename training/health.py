@@ -53,7 +53,7 @@ def uniformity(vectors: np.ndarray, t: float = 2.0) -> float:
     """
     if len(vectors) < 2:
         return float("nan")
-    unit = _unit(vectors)
+    unit = unit_length(vectors)
     first, second = np.triu_indices(len(unit), k=1)
     distance = np.maximum(2 - 2 * (unit @ unit.T)[first, second], 0)
     return float(np.log(np.exp(-t * distance).mean()))
@@ -66,7 +66,7 @@ def alignment(a: np.ndarray, b: np.ndarray) -> float:
     """
     if not len(a):
         return float("nan")
-    return float(((_unit(a) - _unit(b)) ** 2).sum(axis=1).mean())
+    return float(((unit_length(a) - unit_length(b)) ** 2).sum(axis=1).mean())
 
 
 def mean_cosine(vectors: np.ndarray) -> float:
@@ -76,7 +76,7 @@ def mean_cosine(vectors: np.ndarray) -> float:
     """
     if len(vectors) < 2:
         return float("nan")
-    unit = _unit(vectors)
+    unit = unit_length(vectors)
     total = unit.sum(axis=0)
     return float((total @ total - (unit * unit).sum()) / (len(unit) * (len(unit) - 1)))
 
@@ -89,7 +89,7 @@ def hubness(vectors: np.ndarray, k: int = NEIGHBOURS) -> float:
     """
     if len(vectors) < k + 2 or not np.isfinite(vectors).all():
         return float("nan")
-    return skewness(occurrences(_unit(vectors), k))
+    return skewness(occurrences(unit_length(vectors), k))
 
 
 def hits_at(similarity: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
@@ -134,7 +134,7 @@ def nearest_neighbours(vectors: np.ndarray, labels: np.ndarray, subjects: np.nda
     classes, code, kept = _shared_classes(labels, subjects)
     if len(classes) < 2:
         return float("nan"), float("nan")
-    unit, who = _unit(vectors)[kept], subjects[kept]
+    unit, who = unit_length(vectors)[kept], subjects[kept]
     cosine = np.where(who[:, None] == who[None], -np.inf, np.nan_to_num(unit @ unit.T))
     near = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
     closeness = (np.take_along_axis(cosine, near, axis=1) + 1) / 2
@@ -168,7 +168,8 @@ def collapse(vectors: np.ndarray) -> str:
     return ""
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (n, D) brought to length 1, float64; zeros stay zeros."""
     given = np.asarray(vectors, dtype=np.float64)
     return given / np.maximum(np.linalg.norm(given, axis=1, keepdims=True), 1e-12)
 

@@ -25,6 +25,7 @@ from models.decipher import Decipher, load
 from models.families import copy_shared
 from models.folder import passport
 from training.baselines import baseline_features
+from training.health import unit_length
 from training.once import made_once
 from training.rivals import intensity_histogram
 
@@ -89,7 +90,7 @@ def without_encoder(boxes: Boxes, config: ModelConfig) -> dict[str, Encoding]:
     spread = geometry.std(axis=0)
     standard = (geometry - geometry.mean(axis=0)) / np.where(spread > 0, spread, 1)
     found = {PIXELS: components(_small(boxes)), HISTOGRAM: histograms, GEOMETRY: standard}
-    return {name: Encoding(unit(vectors)) for name, vectors in found.items()}
+    return {name: Encoding(unit_length(vectors)) for name, vectors in found.items()}
 
 
 def _small(boxes: Boxes) -> np.ndarray:
@@ -101,8 +102,3 @@ def components(values: np.ndarray) -> np.ndarray:
     """Scores (n, 32) of values (n, F) on their principal components."""
     u, s, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
     return (u * s)[:, : min(COMPONENTS, len(values) - 1)]
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    given = vectors.astype(np.float64)
-    return given / np.maximum(np.linalg.norm(given, axis=1, keepdims=True), 1e-12)

@@ -12,8 +12,9 @@ from math import comb
 
 import numpy as np
 from boxes import Boxes
-from encoded import unit
 from measured import Arm, Measured, Witness, means
+
+from training.health import unit_length
 
 DEPTH, NEAREST = 60, 5
 """hits of a search that are looked at, the series itself among them; those that count"""
@@ -25,7 +26,7 @@ REGISTERED = ("coreg", "regto")
 def _neighbours(arm: Arm, everyone: bool) -> Iterator[tuple[int, np.ndarray]]:
     """Each judged row with the others (m,) in its encoder's order, nearest first."""
     for fold in arm:
-        vectors = unit(fold.encoding.vectors)
+        vectors = unit_length(fold.encoding.vectors)
         cosine = vectors @ vectors.T
         for row in np.flatnonzero(fold.judged):
             order = np.argsort(-cosine[row], kind="stable")

@@ -11,11 +11,11 @@ from functools import partial
 
 import numpy as np
 from boxes import Boxes
-from encoded import unit
 from measured import Arm, Measured, Witness, judged_rows, means
 from questions import POINTED, QUERIES, Choice
 
 from models.config import Edges
+from training.health import unit_length
 from training.metrics import Score, balanced_accuracy
 
 LISTED = 10
@@ -113,7 +113,7 @@ def pointing(boxes: Boxes, arm: Arm, above: bool) -> Measured | None:
             patches = fold.encoding.patches[row].astype(np.float64)
             valid = patches.any(axis=1)
             touched = _blocks(boxes.marked[row], fold.encoding.patch) & valid
-            like = np.where(valid, unit(patches) @ fold.encoding.words[POINTED], -np.inf)
+            like = np.where(valid, unit_length(patches) @ fold.encoding.words[POINTED], -np.inf)
             share, hit = float(touched.sum() / valid.sum()), float(touched[like.argmax()])
             found.append(Witness(boxes.people[row], hit - above * share, (1 - above) * share, 1 - above * share))
     return means(found)
