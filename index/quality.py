@@ -4,8 +4,7 @@ Decisions: recall and latency are those of the paths that search takes, from a q
 for themselves and are not counted among their own neighbours. The vectors' spread is measured on a sample of at most
 SAMPLE rows; hubness depends on how many rows there are, so it compares encoders on one archive, not archives.
 
-Sources: effective rank, Roy and Vetterli (2007); hubness, Radovanovic, Nanopoulos and Ivanovic (2010); intervals of shares,
-Wilson (1927), each query one trial.
+Source: intervals of shares, Wilson (1927), each query one trial.
 """
 
 import time
@@ -17,14 +16,13 @@ import numpy as np
 from index.nearest import described, load
 from index.oracle import questions, recalls
 from index.ranking import Proposer, Side, ranking
+from index.spread import NEIGHBOURS, effective_rank, mean_cosine, occurrences, skewness
 from index.store import Index
 from models.errors import DecipherError
 
 SAMPLE = 10_000
-NEIGHBOURS = 10
 SAME = 0.9999
 """cosine from which two vectors are taken for one"""
-BLOCK_ROWS = 2048
 Progress = Callable[[int, int], None]
 
 
@@ -98,36 +96,3 @@ def share(values: np.ndarray, known: bool = False) -> dict[str, float]:
     middle = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
     return {"value": mean, "low": float(max(middle - half, 0.0)), "high": float(min(middle + half, 1.0))}
-
-
-def effective_rank(vectors: np.ndarray) -> float:
-    """exp of the entropy of the singular values of (n, E), brought to sum 1: E where all directions are used alike."""
-    wide = vectors.astype(np.float64)
-    squares = np.linalg.eigvalsh(wide.T @ wide if len(wide) >= wide.shape[1] else wide @ wide.T)
-    values = np.sqrt(np.clip(squares, 0, None))
-    p = values[values > values.max() * 1e-7] / values.sum()
-    return float(np.exp(-(p * np.log(p)).sum()))
-
-
-def mean_cosine(vectors: np.ndarray) -> float:
-    """Mean cosine of all pairs of different rows of (n, E), of length 1: near 1 where an encoder has collapsed."""
-    total = vectors.sum(axis=0, dtype=np.float64)
-    own = float(np.einsum("ij,ij->", vectors, vectors, dtype=np.float64))
-    return float((total @ total - own) / (len(vectors) * (len(vectors) - 1)))
-
-
-def occurrences(vectors: np.ndarray, k: int) -> np.ndarray:
-    """int64 (n,): among the k nearest of how many other rows each row of (n, E) is; the mean is k."""
-    counts = np.zeros(len(vectors), dtype=np.int64)
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        scores = vectors[start : start + BLOCK_ROWS] @ vectors.T
-        scores[np.arange(len(scores)), np.arange(start, start + len(scores))] = -np.inf
-        counts += np.bincount(np.argpartition(-scores, k, axis=1)[:, :k].ravel(), minlength=len(vectors))
-    return counts
-
-
-def skewness(counts: np.ndarray) -> float:
-    """Third standardised moment; 0 where all are alike. Above 1, a few rows are neighbours of very many (hubs)."""
-    centred = counts - counts.mean()
-    deviation = centred.std()
-    return float((centred**3).mean() / deviation**3) if deviation > 0 else 0.0

@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import hypergeom, ortho_group, skew
+from scipy.stats import hypergeom
 from sklearn.metrics import balanced_accuracy_score
 
+from index.spread import effective_rank, mean_cosine
 from training.health import (
     alignment,
     chance_at,
     collapse,
-    effective_rank,
-    hubness,
-    mean_cosine,
     nearest_neighbours,
     recall_at,
     uniformity,
@@ -27,47 +25,6 @@ seeds = st.integers(0, 2**32 - 1)
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     return np.array([v / np.sqrt((v**2).sum()) for v in vectors])
-
-
-def of_spectrum(values: list[float], rng: np.random.Generator) -> np.ndarray:
-    """Vectors (40, 12) whose centred singular values are `values`, around an offset far from zero."""
-    basis = np.linalg.qr(np.column_stack([np.ones(40), rng.normal(size=(40, len(values)))]))[0][:, 1:]
-    return basis @ np.diag(values) @ ortho_group.rvs(12, random_state=1)[: len(values)] + 5 * rng.normal(size=12)
-
-
-@pytest.mark.parametrize("values", [[1.0], [2.0, 2.0, 2.0], [4.0, 2.0, 1.0, 1.0], [1.0, 1e-3]], ids=str)
-def test_effective_rank_of_a_known_spectrum(values: list[float], rng: np.random.Generator) -> None:
-    share = np.array(values) / sum(values)
-    expected = np.prod(share**-share)
-    assert effective_rank(of_spectrum(values, rng)) == pytest.approx(expected, rel=1e-9)
-
-
-@settings(max_examples=40, deadline=None)
-@given(seeds, st.integers(3, 20), st.integers(2, 12))
-def test_effective_rank_is_bounded_and_knows_no_frame(seed: int, count: int, width: int) -> None:
-    rng = np.random.default_rng(seed)
-    vectors = rng.normal(size=(count, width))
-    rank = effective_rank(vectors)
-    assert 1 <= rank <= min(count - 1, width) + 1e-9
-    moved = 3 * vectors @ ortho_group.rvs(width, random_state=seed) + rng.normal(size=width)
-    assert effective_rank(moved) == pytest.approx(rank, rel=1e-6)
-
-
-def test_hubness_is_the_skewness_of_how_often_each_is_a_neighbour(rng: np.random.Generator) -> None:
-    vectors = rng.normal(0.3, 1, size=(60, 5))
-    points, often = unit(vectors), Counter()
-    for row, one in enumerate(points):
-        others = sorted((o for o in range(60) if o != row), key=lambda o: -float(one @ points[o]))
-        often.update(others[:10])
-    assert hubness(7 * vectors) == pytest.approx(skew([often[row] for row in range(60)]), rel=1e-9)
-
-
-def test_a_hub_is_seen_and_a_ring_has_none() -> None:
-    star = np.concatenate([np.eye(40), np.ones((1, 40))])
-    assert hubness(star, k=1) == pytest.approx(skew([0] * 39 + [1, 40]), rel=1e-6), "its nearest is the first"
-    angle = 2 * np.pi * np.arange(64) / 64
-    assert hubness(np.column_stack([np.cos(angle), np.sin(angle)]), k=2) == 0
-    assert np.isnan(hubness(np.ones((11, 4)))) and np.isnan(hubness(np.full((30, 4), np.nan)))
 
 
 @settings(max_examples=25, deadline=None)

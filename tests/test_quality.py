@@ -9,7 +9,8 @@ import pytest
 
 from index import approximate, building
 from index.nearest import refresh
-from index.quality import effective_rank, mean_cosine, measure, occurrences, share, skewness
+from index.quality import measure, share
+from index.spread import effective_rank
 from index.store import Index
 from models.errors import DecipherError
 
@@ -23,57 +24,6 @@ def make(folder: Path, vectors: np.ndarray, captions: np.ndarray | None = None) 
     made = Index.create(folder, {"name": "small", "hash": "h", "dim": vectors.shape[1]})
     made.append(pl.DataFrame({"series_id": [f"s{row:05d}" for row in range(len(vectors))]}), vectors, captions)
     return made
-
-
-def test_the_effective_rank_of_equal_singular_values_is_their_number(rng):
-    basis = np.linalg.qr(rng.standard_normal((32, 32)))[0].astype(np.float32)
-    for rank in (1, 5, 32):
-        assert effective_rank(np.tile(basis[:rank], (40, 1))) == pytest.approx(rank, rel=1e-4)
-        assert effective_rank(basis[:rank]) == pytest.approx(rank, rel=1e-4), "fewer rows than columns"
-    assert effective_rank(unit(rng, 20_000, 32)) == pytest.approx(32, rel=0.01), "isotropic"
-
-
-def test_the_effective_rank_is_the_exponential_of_the_entropy(rng):
-    values = np.array([8.0, 4, 2, 1, 1])
-    left, right = (np.linalg.qr(rng.standard_normal((n, 5)))[0] for n in (60, 12))
-    p = values / values.sum()
-    wanted = np.prod(p**-p)
-    assert effective_rank((left * values @ right.T).astype(np.float32)) == pytest.approx(wanted, rel=1e-4)
-
-
-def test_the_mean_cosine_is_that_of_all_pairs(rng):
-    vectors = unit(rng, 300, 8) + 0.7
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert mean_cosine(vectors) == pytest.approx((vectors @ vectors.T)[np.triu_indices(300, 1)].mean(), abs=1e-6)
-    assert mean_cosine(np.repeat(vectors[:1], 50, axis=0)) == pytest.approx(1, abs=1e-6), "collapsed"
-    assert mean_cosine(unit(rng, 4000, 64)) == pytest.approx(0, abs=2e-3), "isotropic"
-
-
-def test_a_planted_hub_is_near_to_all(rng):
-    around = np.zeros(64, dtype=np.float32)
-    around[0] = 1
-    vectors = 0.7 * around + np.sqrt(0.51, dtype=np.float32) * np.pad(unit(rng, 3000, 63), ((0, 0), (1, 0)))
-    vectors[0] = around
-    counts = occurrences(vectors, 10)
-    assert counts[0] == 2999
-    assert counts.mean() == 10
-    assert skewness(counts) > 10
-    assert skewness(np.delete(counts, 0)) < 4
-
-
-def test_occurrences_are_those_of_sorting_everything(rng, monkeypatch):
-    monkeypatch.setattr("index.quality.BLOCK_ROWS", 64)
-    vectors = unit(rng, 300, 6)
-    scores = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
-    np.fill_diagonal(scores, -9)
-    wanted = np.bincount(np.argsort(-scores, axis=1)[:, :7].ravel(), minlength=300)
-    np.testing.assert_array_equal(occurrences(vectors, 7), wanted)
-
-
-def test_skewness_of_known_distributions(rng):
-    assert skewness(np.array([3, 3, 3])) == 0
-    assert skewness(np.array([0, 0, 0, 4])) == pytest.approx(2 / np.sqrt(3))
-    assert skewness(rng.exponential(size=200_000)) == pytest.approx(2, abs=0.1)
 
 
 def test_the_interval_is_wilsons():

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from index.quality import NEIGHBOURS, occurrences, skewness
+from index.spread import effective_rank, mean_cosine, unit_length
 from training.metrics import balanced_accuracy
 
 ALIKE = 0.99
@@ -23,27 +23,8 @@ DIRECTIONS = 2.0
 archive of K kinds that are told apart and nothing more gives K - 1, and that is narrow, but no collapse."""
 LEAST_VECTORS = 5
 """n vectors have a rank of n - 1 at most once centred: fewer than five could not be far enough from the bound."""
-SAME = 1e-5
-"""share of the vectors' norm below which their spread is the rounding of float32"""
 TIED = 1e-6
 """cosines that differ by less tie, since even a product of equal float32 vectors differs by its place in the matrix"""
-
-
-def effective_rank(vectors: np.ndarray) -> float:
-    """Number of directions in which vectors (n, D) vary: exp of the entropy of their normalised singular values.
-
-    From 1 to min(n - 1, D); the vectors are centred first, so that an offset common to all is no direction. 0 where all are
-    the same. Source: Roy and Vetterli, "The effective rank", EUSIPCO 2007; as a sign of collapse: Garrido et al., ICML 2023.
-    """
-    given = np.asarray(vectors, dtype=np.float64)
-    if not len(given) or not np.isfinite(given).all():
-        return float("nan")
-    centred = given - given.mean(axis=0)
-    if np.linalg.norm(centred) <= SAME * np.linalg.norm(given):
-        return 0.0
-    values = np.linalg.svd(centred, compute_uv=False)
-    share = values[values > 0] / values.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def uniformity(vectors: np.ndarray, t: float = 2.0) -> float:
@@ -67,29 +48,6 @@ def alignment(a: np.ndarray, b: np.ndarray) -> float:
     if not len(a):
         return float("nan")
     return float(((unit_length(a) - unit_length(b)) ** 2).sum(axis=1).mean())
-
-
-def mean_cosine(vectors: np.ndarray) -> float:
-    """Mean cosine over all pairs of different rows of vectors (n, D).
-
-    Source: Ethayarajh, "How contextual are contextualized word representations?", EMNLP 2019, as anisotropy.
-    """
-    if len(vectors) < 2:
-        return float("nan")
-    unit = unit_length(vectors)
-    total = unit.sum(axis=0)
-    return float((total @ total - (unit * unit).sum()) / (len(unit) * (len(unit) - 1)))
-
-
-def hubness(vectors: np.ndarray, k: int = NEIGHBOURS) -> float:
-    """How unevenly vectors (n, D) are each other's neighbours: skewness of how often each is among the k nearest of another.
-
-    0 where all are as often, and about 0 for random vectors of few numbers; above 1, a few (hubs) are near to very many. NaN
-    with fewer than k + 2. Source: Radovanovic, Nanopoulos and Ivanovic, "Hubs in space", JMLR 11 (2010), section 2.
-    """
-    if len(vectors) < k + 2 or not np.isfinite(vectors).all():
-        return float("nan")
-    return skewness(occurrences(unit_length(vectors), k))
 
 
 def hits_at(similarity: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
@@ -166,12 +124,6 @@ def collapse(vectors: np.ndarray) -> str:
             f"The encoder has collapsed: its vectors vary in one direction only, with an effective rank of {rank:.2f}."
         )
     return ""
-
-
-def unit_length(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (n, D) brought to length 1, float64; zeros stay zeros."""
-    given = np.asarray(vectors, dtype=np.float64)
-    return given / np.maximum(np.linalg.norm(given, axis=1, keepdims=True), 1e-12)
 
 
 def _shared_classes(labels: np.ndarray, subjects: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
