@@ -53,13 +53,15 @@ class VisionConfig:
     Errors: DecipherError for an unknown value of `families`, or an adapter without width.
     """
 
+    version: int = 2
+    """raised with any change of meaning: weights of another version are not loaded"""
     stem: str = "patch"
     patch: Edges = (8, 8, 8)
     """edges of a token in voxels"""
     conv_widths: tuple[int, ...] = ()
     conv_blocks: tuple[int, ...] = ()
     conv_pool: int = 1
-    """edge of the cubes averaged before the first and after the last convolution level"""
+    """edge of the cubes averaged before anything is computed, and again after the last convolution level"""
     width: int = 384
     depth: int = 12
     heads: int = 6
@@ -114,7 +116,7 @@ class ModelConfig:
 
     @staticmethod
     def from_json(found: dict[str, Any]) -> "ModelConfig":
-        vision = dict(found["vision"], patch=edges(found["vision"]["patch"]))
+        vision = {"version": 1, **found["vision"], "patch": edges(found["vision"]["patch"])}
         for name in ("conv_widths", "conv_blocks"):
             vision[name] = tuple(vision[name])
         return ModelConfig(

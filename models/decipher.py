@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.config import ModelConfig
+from models.config import ModelConfig, VisionConfig
 from models.errors import DecipherError
 from models.families import make_vision
 from models.folder import DETECTOR, OWN_BASE, TEXT, WEIGHTS, WRITER, model_folder
@@ -129,8 +129,10 @@ def load(name: str | None = None, heads: bool = False) -> Decipher:
 
     folder = model_folder(name)
     try:
+        config = ModelConfig.from_json(json.loads((folder / "config.json").read_text()))
+        _check_version(folder, config)
         with unset_weights():
-            model = Decipher(ModelConfig.from_json(json.loads((folder / "config.json").read_text())), folder)
+            model = Decipher(config, folder)
         state = {k: torch.atleast_1d(v.float()) for k, v in load_file(folder / WEIGHTS).items()}
         for name in MEASURED:
             getattr(model, name).copy_(state.pop(name, torch.zeros(())))
@@ -143,3 +145,12 @@ def load(name: str | None = None, heads: bool = False) -> Decipher:
         model.writer = load_writer(folder / WRITER, model.config.dim)
         model.detector = load_detector(folder / DETECTOR, model.config.dim)
     return model.eval()
+
+
+def _check_version(folder: Path, config: ModelConfig) -> None:
+    made, now = config.vision.version, VisionConfig().version
+    if made != now:
+        raise DecipherError(
+            f"The model in {folder} is for version {made} of the encoder, and this is version {now}.",
+            "Train it again, or use the decipher that it was trained with.",
+        )

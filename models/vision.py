@@ -3,13 +3,14 @@
 Decisions:
 - Tokens know where they are in millimetres (Fourier positions) and how the series was acquired (one token of spacing
   and field of view). Padding is never attended to.
-- The stem sees each intensity twice: as prepared, and standardised within the body, because tissues differ by far less
-  than body and background do, and that small difference is what names a sequence.
+- The stem sees each intensity twice: as prepared, and standardised by the middle half of what the box shows, because tissues
+  differ by far less than body and background do, and that small difference is what names a sequence. The middle, since scalp,
+  coil and air differ between series of one sequence; every voxel of it, since fluid is dark in many.
 - Register tokens (Darcet et al., 2024) and layer scale, as DINOv2 has them.
 - Masked tokens are hidden twice, as pixels before anything is computed of them and as tokens after the stem, since a
   convolution sees its neighbours.
 - The volume vector is read from the class token, the mean of the valid patches, and the intensity histogram of the body
-  and of its middle: to first order the histogram names the sequence, and convolutions take long to find it by themselves.
+  and of the middle: to first order the histogram names the sequence, and convolutions take long to find it by themselves.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from einops import rearrange
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models.config import Edges, VisionConfig
@@ -50,12 +52,12 @@ BODY = 0.2
 
 
 class ConvStem(nn.Module):
-    """(B, 2, I, J, K) to (B, width, I/patch, ...): one strided convolution and residual blocks a level, pools around."""
+    """(B, 2, I, J, K), pooled before, to (B, width, ...): one strided convolution and residual blocks a level, and a pool."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         widths = config.conv_widths
-        layers: list[nn.Module] = [nn.AvgPool3d(config.conv_pool)]
+        layers: list[nn.Module] = []
         for before, after, count in zip((CHANNELS, *widths[:-1]), widths, config.conv_blocks, strict=True):
             layers.append(nn.Conv3d(before, after, 3, stride=2, padding=1))
             layers.extend(ResidualConv(after) for _ in range(count))
@@ -99,7 +101,7 @@ class VisionEncoder(nn.Module):
         """geometry_known (B,) bool: false hides spacing and field of view, so that training cannot lean on them."""
         if masking is not None:
             batch = replace(batch, pixels=hide(batch.pixels, masking.tokens, self.config.patch))
-        seen = contrast_channels(batch)
+        seen, content = contrast_channels(batch, self.config.conv_pool)
         tokens = rearrange(self.stem(seen), "b c i j k -> b (i j k) c")
         if masking is not None:
             tokens = torch.where(masking.tokens[..., None], masking.token.to(tokens.dtype), tokens)
@@ -109,7 +111,7 @@ class VisionEncoder(nn.Module):
         x = self._transform(extra, tokens, valid, batch.family)
         patches = x[:, extra.shape[1] :]
         share = valid[..., None] / valid.sum(dim=1)[:, None, None]
-        intensities = self.histogram(body_histogram(seen[:, 1], batch.content))
+        intensities = self.histogram(intensity_histogram(seen, content))
         pooled = torch.cat([x[:, 0], (patches * share).sum(dim=1), intensities], dim=-1)
         return VisionFeatures(self.to_volume(pooled), self.to_patch(patches), valid, position_mm)
 
@@ -150,32 +152,38 @@ def hide(pixels: torch.Tensor, tokens: torch.Tensor, patch: Edges) -> torch.Tens
     return pixels.masked_fill(blocks, 0.0)
 
 
-def contrast_channels(batch: Prepared) -> torch.Tensor:
-    """Pixels (B, 1, I, J, K) to (B, 2, I, J, K): centred, and standardised within the body (0 outside, at most 3)."""
-    data = _between(batch.content[..., 0], batch.content[..., 1], _voxels(batch.pixels))[:, None]
-    pixels = batch.pixels * data
-    body = ((pixels > BODY) & data).float()
-    count = body.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1)
-    mean = (pixels * body).sum(dim=(1, 2, 3, 4), keepdim=True) / count
-    spread = (((pixels - mean) ** 2 * body).sum(dim=(1, 2, 3, 4), keepdim=True) / count).sqrt()
-    standard = ((pixels - mean) / spread.clamp(min=1e-3)).clamp(-3, 3) * body
-    return torch.cat([pixels - 0.5, standard], dim=1)
+def contrast_channels(batch: Prepared, pool: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels (B, 1, I, J, K), averaged over cubes of `pool` voxels, to (B, 2, ...): centred, and standardised by the middle (at
+    most 3; 0 outside the content); and the content (B, 3, 2) in these voxels."""
+    pixels = F.avg_pool3d(batch.pixels, pool) if pool > 1 else batch.pixels
+    low, high = batch.content.unbind(-1)
+    content = torch.stack([low // pool, (high + pool - 1) // pool], dim=-1)
+    shown = _between(content[..., 0], content[..., 1], _voxels(pixels))[:, None]
+    middle = _middle(content, pixels)[:, None].float()
+    count = middle.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1)
+    mean = (pixels * middle).sum(dim=(1, 2, 3, 4), keepdim=True) / count
+    spread = (((pixels - mean) ** 2 * middle).sum(dim=(1, 2, 3, 4), keepdim=True) / count).sqrt()
+    standard = ((pixels - mean) / spread.clamp(min=1e-3)).clamp(-3, 3) * shown
+    return torch.cat([pixels * shown - 0.5, standard], dim=1), content
 
 
-def body_histogram(standard: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
-    """Standardised intensities (B, I, J, K), 0 outside the body, to (B, 2 * BINS): shares over -3..3 of the whole body,
-    then of the middle half of the content along each axis; times BINS, so that an even spread is 1. Every second voxel
-    along each axis is counted: enough, at an eighth of the work."""
-    standard, content = standard[:, ::2, ::2, ::2], content // 2
+def intensity_histogram(channels: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
+    """Channels (B, 2, I, J, K) to (B, 2 * BINS): shares of standardised intensities over -3..3, of the body and of the middle;
+    times BINS, so that an even spread is 1."""
+    pixels, standard = channels.unbind(1)
     bins = ((standard + 3) * (BINS / 6)).long().clamp(0, BINS - 1).flatten(1)
-    body = (standard != 0).float()
-    quarter = (content[..., 1] - content[..., 0]) // 4
-    middle = body * _between(content[..., 0] + quarter, content[..., 1] - quarter, _voxels(standard))
     found = []
-    for weight in (body, middle):
-        counts = weight.new_zeros(len(standard), BINS).scatter_add_(1, bins, weight.flatten(1))
+    for counted in (pixels + 0.5 > BODY, _middle(content, standard)):
+        weight = counted.flatten(1).float()
+        counts = weight.new_zeros(len(standard), BINS).scatter_add_(1, bins, weight)
         found.append(BINS * counts / counts.sum(dim=1, keepdim=True).clamp(min=1))
     return torch.cat(found, dim=1)
+
+
+def _middle(content: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """(B, I, J, K) bool: the middle half of the content (B, 3, 2) along each axis of a grid."""
+    quarter = (content[..., 1] - content[..., 0]) // 4
+    return _between(content[..., 0] + quarter, content[..., 1] - quarter, _voxels(grid))
 
 
 def _voxels(grid: torch.Tensor) -> list[torch.Tensor]:

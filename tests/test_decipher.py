@@ -91,6 +91,18 @@ def test_the_passport_follows_weights_and_preparation(folder: Path, tmp_path: Pa
     assert passport(str(tmp_path / "other"))["prepare"] != first["prepare"]
 
 
+def test_a_model_for_another_version_of_the_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Weights mean something for the input that they were trained on alone."""
+    load(str(folder)).save(tmp_path / "old")
+    path = tmp_path / "old" / "config.json"
+    config = json.loads(path.read_text())
+    assert config["vision"].pop("version") == 2
+    path.write_text(json.dumps(config))
+    with pytest.raises(DecipherError, match=r"version 1 of the encoder, and this is version 2") as told:
+        load(str(tmp_path / "old"))
+    assert "Train it again" in told.value.hint
+
+
 def test_a_missing_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(DecipherError, match="No model"):
         model_folder(str(tmp_path))

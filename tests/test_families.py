@@ -221,8 +221,9 @@ def test_a_volume_s_features_are_its_own(config: VisionConfig, training: bool) -
     def rows(chosen: list[int], given: Prepared = batch) -> VisionFeatures:
         return vision(taken(given, chosen), known[chosen], replace(masking, tokens=masking.tokens[chosen]))
 
-    for row in range(6):
-        assert same(rows([row]), VisionFeatures(*(getattr(found, n)[[row]] for n in found.__dataclass_fields__)))
+    for row in range(6):  # a convolution sums a single volume in another order
+        alone = VisionFeatures(*(getattr(found, n)[[row]] for n in found.__dataclass_fields__))
+        assert same(rows([row]), alone, atol=5e-5)
     order = [4, 2, 5, 0, 1, 3]
     assert same(rows(order), VisionFeatures(*(getattr(found, n)[order] for n in found.__dataclass_fields__)))
     other = vision(replace(batch, family=torch.tensor([3, 4, 5, -1, 6, 1])), known, masking)

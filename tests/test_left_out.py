@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from index.spread import unit_length
 from index.store import Index
 from models.config import PrepareConfig
 from models.errors import DecipherError
 from models.prepare import prepare
 from models.volume import Volume
-from training.health import unit_length
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
 import boxes as reading

@@ -97,6 +97,9 @@ def batch(count: int = 4) -> PairBatch:
         partner=torch.full((count,), -1),
         family=torch.full((count,), -1),
         reports=torch.full((count,), -1),
+        lesions=torch.zeros(count, 0, dtype=torch.bool),
+        lesion_names=[],
+        years=torch.full((count,), torch.nan),
         crops=None,
         image_only=0.0,
         names=[str(n) for n in range(count)],
@@ -146,6 +149,40 @@ def test_the_contrast_of_patients_by_hand() -> None:
     assert found["subjects"] == pytest.approx(np.mean(expected), rel=1e-4)
 
 
+def test_the_age_counts_where_it_is_known() -> None:
+    """Beside no other attribute, the loss of the heads is the mean Huber loss of the age in units of 20 years from 45."""
+    torch.manual_seed(0)
+    objective = Align(Decipher(TINY), TrainConfig(heads_weight=1.0, image_weight=0.0))
+    pairs = batch(4)
+    pairs = replace(pairs, views=pairs.views[:1], years=torch.tensor([0.5, torch.nan, 45.0, 92.0]))
+    with torch.no_grad():
+        said = objective.age(objective.model.vision(pairs.views[0]).volume)[:, 0].double().numpy()
+    off = np.abs(said - (np.array([0.5, np.nan, 45.0, 92.0]) - 45) / 20)[[0, 2, 3]]
+    expected = np.where(off < 1, off**2 / 2, off - 0.5).mean()
+    assert float(objective(pairs, Compute())["heads"].detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_contrast_of_a_lesions_patches_by_hand() -> None:
+    """Each patch that a lesion touches against those of its volume that none does; a volume without a lesion counts nothing."""
+    torch.manual_seed(0)
+    objective = Align(Decipher(TINY), TrainConfig(pointing_weight=0.5, image_weight=0.0))
+    names = torch.nn.functional.normalize(torch.randn(3, 384), dim=1)
+    pairs = replace(batch(3), lesions=torch.zeros(3, 64, dtype=torch.bool), lesion_names=names)
+    pairs = replace(pairs, views=pairs.views[:1])
+    pairs.lesions[0, :5] = pairs.lesions[2, 60:] = True
+    found = {name: float(value.detach()) for name, value in objective(pairs, Compute()).items()}
+    assert found["loss"] == pytest.approx(found["contrast"] + 0.5 * found["pointing"], rel=1e-6)
+    with torch.no_grad():
+        patches = torch.nn.functional.normalize(objective.model.vision(pairs.views[0]).patches, dim=-1).double()
+        texts = torch.nn.functional.normalize(objective.model.text(names), dim=-1).double()
+    near = np.exp((patches @ texts[:, :, None])[..., 0].numpy() / 0.1)
+    lesion = pairs.lesions.numpy()
+    expected = [
+        np.mean([-np.log(own / (own + near[i][~lesion[i]].sum())) for own in near[i][lesion[i]]]) for i in (0, 2)
+    ]
+    assert found["pointing"] == pytest.approx(np.mean(expected), rel=1e-4)
+
+
 def test_the_temperature_is_bounded() -> None:
     model = Decipher(TINY)
     for logarithm, scale in ((-3.0, 1.0), (2.0, np.exp(2.0)), (9.0, 100.0)):
@@ -185,4 +222,5 @@ def test_attribute_heads_are_cross_entropy_over_what_is_known(rng: np.random.Gen
         scores = objective.heads[a](volumes).detach().double().numpy()
         terms = [np.log(np.exp(scores[r]).sum()) - scores[r, int(attributes[r, a])] for r in rows]
         expected.append(np.mean(terms))
-    assert float(objective._name(volumes, attributes).detach()) == pytest.approx(np.mean(expected), rel=1e-5)
+    found = objective._name(volumes, replace(batch(3), attributes=attributes))
+    assert float(found.detach()) == pytest.approx(np.mean(expected), rel=1e-5)

@@ -1,5 +1,7 @@
 """The vision encoder: shapes, masking, positions in millimetres, both stems."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from models.config import SIZES, ModelConfig, PrepareConfig, VisionConfig
 from models.layers import fourier_positions
 from models.prepare import Prepared
-from models.vision import BINS, Masking, VisionEncoder, body_histogram, contrast_channels, hide, token_places
+from models.vision import BINS, Masking, VisionEncoder, contrast_channels, hide, intensity_histogram, token_places
 
 SMALL = VisionConfig(stem="patch", width=48, depth=2, heads=3, registers=2)
 CONV = VisionConfig(stem="conv", conv_widths=(8, 16, 24), conv_blocks=(1, 1, 1), width=48, depth=2, heads=3)
@@ -131,28 +133,54 @@ def test_config_survives_json() -> None:
     assert ModelConfig.from_json(config.to_json()) == config
 
 
-def test_the_second_channel_is_standardised_within_the_body() -> None:
+def test_the_second_channel_is_standardised_by_the_middle_of_the_content() -> None:
     torch.manual_seed(0)
-    pixels = torch.zeros(1, 1, 8, 8, 8)
-    pixels[..., 2:6] = 0.3 + 0.3 * torch.rand(1, 1, 8, 8, 4)
-    whole = torch.tensor([[[0, 8]] * 3])
-    plain, standard = contrast_channels(Prepared(pixels, whole, torch.zeros(1, 7), torch.eye(4)))[0]
-    body = pixels[0, 0] > 0
-    inside = pixels[0, 0][body].double()
-    expected = (inside - inside.mean()) / inside.std(correction=0)
+    pixels = torch.zeros(1, 1, 16, 16, 16)
+    pixels[..., 4:12] = 0.1 + 0.5 * torch.rand(1, 1, 16, 16, 8)
+    content = torch.tensor([[[0, 16], [0, 16], [4, 12]]])
+    plain, standard = contrast_channels(Prepared(pixels, content, torch.zeros(1, 7), torch.eye(4)))[0][0]
+    middle, shown = pixels[0, 0, 4:12, 4:12, 6:10].double(), pixels[0, 0, :, :, 4:12].double()
+    expected = (shown - middle.mean()) / middle.std(correction=0)
     assert torch.allclose(plain, pixels[0, 0] - 0.5)
-    assert torch.allclose(standard[body].double(), expected.clamp(-3, 3), atol=1e-4)
-    assert standard[~body].abs().sum() == 0
-    brighter = contrast_channels(Prepared(pixels * 1.2, whole, torch.zeros(1, 7), torch.eye(4)))[0, 1]
+    assert torch.allclose(standard[..., 4:12].double(), expected.clamp(-3, 3), atol=1e-4)
+    assert standard[..., :4].abs().sum() == standard[..., 12:].abs().sum() == 0
+    brighter = contrast_channels(Prepared(pixels * 1.2, content, torch.zeros(1, 7), torch.eye(4)))[0][0, 1]
     assert torch.allclose(brighter, standard, atol=1e-4)
 
 
-def test_the_histogram_counts_the_body_and_its_middle() -> None:
+def test_what_lies_outside_the_middle_changes_nothing_within() -> None:
+    """Scalp, coil and air are not the same in two series of one sequence."""
+    torch.manual_seed(0)
+    pixels = 0.2 + 0.5 * torch.rand(1, 1, 16, 16, 16)
+    stripped = pixels.clone()
+    stripped[..., :4, :] = stripped[:, :, 12:] = 0
+    whole = torch.tensor([[[0, 16]] * 3])
+    one, other = (contrast_channels(Prepared(x, whole, torch.zeros(1, 7), torch.eye(4)))[0] for x in (pixels, stripped))
+    assert torch.equal(one[..., 4:12, 4:12, 4:12], other[..., 4:12, 4:12, 4:12])
+    assert torch.equal(*(intensity_histogram(x, whole)[:, BINS:] for x in (one, other)))
+
+
+def test_pooled_channels_are_those_of_pooled_pixels() -> None:
+    torch.manual_seed(0)
+    pixels = torch.rand(1, 1, 16, 16, 16)
+    content = torch.tensor([[[3, 13], [0, 16], [4, 11]]])
+    batch = Prepared(pixels, content, torch.zeros(1, 7), torch.eye(4))
+    cubes = torch.from_numpy(pixels.numpy().reshape(1, 1, 8, 2, 8, 2, 8, 2).mean(axis=(3, 5, 7)))
+    touched = torch.tensor([[[1, 7], [0, 8], [2, 6]]])
+    expected, _ = contrast_channels(replace(batch, pixels=cubes, content=touched))
+    found, where = contrast_channels(batch, pool=2)
+    assert torch.equal(where, touched) and torch.allclose(found, expected, atol=1e-5)
+
+
+def test_the_histogram_counts_the_body_and_the_middle() -> None:
     standard = torch.zeros(1, 16, 16, 16)
     standard[0, :8], standard[0, 8:] = -1.1, 2.1
     standard[0, 4:12, 4:12, 4:12] = 0.6
-    whole, middle = body_histogram(standard, torch.tensor([[[0, 16]] * 3])).reshape(2, BINS).numpy() / BINS
+    pixels = torch.full((1, 16, 16, 16), 0.4)
+    pixels[0, 4:8] = 0.1  # dark: no body, but counted in the middle
+    channels = torch.stack([pixels - 0.5, standard], dim=1)
+    body, middle = intensity_histogram(channels, torch.tensor([[[0, 16]] * 3])).reshape(2, BINS).numpy() / BINS
     edges = np.linspace(-3, 3, BINS + 1)
-    expected, _ = np.histogram(standard.numpy(), edges)
-    assert whole == pytest.approx(expected / 16**3)
+    bright = standard[pixels > 0.2].numpy()
+    assert body == pytest.approx(np.histogram(bright, edges)[0] / bright.size)
     assert middle[np.digitize(0.6, edges) - 1] == pytest.approx(1)

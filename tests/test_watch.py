@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
+from index.spread import effective_rank, hubness
 from models.config import ModelConfig, PrepareConfig, VisionConfig
 from models.decipher import Decipher
 from models.prepare import collate
 from training.config import TrainConfig
 from training.data import TrainingSet, training_set
-from training.health import effective_rank, hubness
 from training.shards import COLUMNS, Shard
 from training.watch import check_rows, frozen_check
 

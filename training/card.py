@@ -8,7 +8,7 @@ from models.decipher import Decipher
 from models.folder import FIGURES
 from training.config import TrainConfig
 from training.data import TrainingSet
-from training.preparing import PHANTOM
+from training.preparing import HEAD, PHANTOM
 
 CHECKED = ("knn_sequence", "knn_sequence_majority", "knn_region", "knn_region_majority", "recall_at_1", "recall_at_5",
            "recall_at_10", "chance_at_10", "pool", "effective_rank", "mean_cosine", "hubness", "uniformity", "alignment",
@@ -19,6 +19,7 @@ def card_of(config: TrainConfig, data: TrainingSet, run: Path, model: Decipher) 
     """The card of a run's model."""
     drawn = data.rows.filter(data.weights > 0)
     real = drawn.filter(drawn["origin"] == "archive")
+    heads = drawn.filter(drawn["origin"] == HEAD)
     stages = ", ".join(f"{name} ({config.stage(name).steps} steps)" for name in config.stages)
     lines = [
         f"# {config.preset}",
@@ -27,6 +28,7 @@ def card_of(config: TrainConfig, data: TrainingSet, run: Path, model: Decipher) 
         "",
         f"- real series: {real['series_id'].n_unique()}, each in {config.variants} versions",
         f"- phantom series: {drawn.filter(drawn['origin'] == PHANTOM)['series_id'].n_unique()}",
+        f"- phantom series with {heads['patient_id'].n_unique()} real people's heads: {heads['series_id'].n_unique()}",
         f"- sources: {', '.join(sorted({s.split(':')[0] for s in real['source'].drop_nulls()})) or 'not named'}",
         "",
         *_head_lines(model),

@@ -160,6 +160,9 @@ class TrainConfig:
     """weight of the contrast between two series of a patient, in different sequences, and all of other patients, in stage
     align; half of a batch is then drawn to go with the other half"""
 
+    pointing_weight: float = 0.0
+    """weight of the patches that a known lesion touches being nearer to its name than the others, in stage align"""
+
     family_dropout: float = 0.2
     """share of the volumes whose sequence family is hidden from an encoder that has families"""
     volume_to_text: float = 0.75

@@ -51,10 +51,20 @@ class TrainingSet:
 
     def sample(self, row: int) -> Prepared:
         """One stored volume, without a batch axis."""
+        shard, place = self._stored(row)
+        return shard.sample(place)
+
+    def lesion(self, row: int) -> np.ndarray | None:
+        """Its voxels (I, J, K) bool that are lesion, None where that is not known or there is none."""
+        shard, place = self._stored(row)
+        return shard.lesion(place)
+
+    def _stored(self, row: int) -> tuple[Shard, int]:
+        """The shard that holds a row, and the row's number in it."""
         place = int(row)
         for shard in self.shards:
             if place < shard.rows.height:
-                return shard.sample(place)
+                return shard, place
             place -= shard.rows.height
         raise IndexError(row)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
 from models.config import family_of
@@ -25,16 +26,18 @@ from training.config import TrainConfig
 from training.crops import CropBatch, crop_batch
 from training.data import TrainingSet, generators, rng_of
 from training.partners import Partners
+from training.pointing import Pointing
 from training.recontrast import CONTRASTS, recontrast
-from training.views import texts_of
+from training.views import Spoken, texts_of
 
 
 @dataclass(frozen=True)
 class PairBatch:
     """views: this process's share of the P volumes, each time varied anew; texts or their sentence vectors: its share of the
     T texts; positive and negative (P, T) bool, attributes (P, A) int64, -1 where unknown, same_subject (P, P) bool and
-    partner (place in the batch of the patient's other series), family and reports (P,) int64, -1 without, of the whole batch;
-    crops: of the series without text, where there are any; image_only: their share of the batch."""
+    partner (place in the batch of the patient's other series), family and reports (P,) int64, -1 without, lesions (P, N) bool
+    (the tokens that a known lesion touches) and their names, years (P,) float32, NaN where the age is unknown, of the whole
+    batch; crops: of the series without text, where there are any; image_only: their share of the batch."""
 
     views: list[Prepared]
     geometry_known: torch.Tensor
@@ -46,6 +49,9 @@ class PairBatch:
     partner: torch.Tensor
     family: torch.Tensor
     reports: torch.Tensor
+    lesions: torch.Tensor
+    lesion_names: torch.Tensor | list[str]
+    years: torch.Tensor
     crops: CropBatch | None
     image_only: float
     names: list[str]
@@ -65,7 +71,7 @@ class PairBatches:
 
     def __init__(self, data: TrainingSet, model: Decipher, config: TrainConfig) -> None:
         self.data, self.config, self.model = data, config, model
-        self.texts = texts_of(data, model, config)
+        self.texts, self.spoken = texts_of(data, config), Spoken(model.text)
         reported = self.texts.views.report_of >= 0
         named = match(data.attributes, self.texts.captions.mentions)[0].any(axis=1)
         drawn = data.weights > 0
@@ -75,7 +81,9 @@ class PairBatches:
         self.regions = _regions(data, drawn & self.paired)
         brains = (data.rows["body_region"] == "brain") & (data.rows["sequence"] == "T1")
         self.sequence = data.rows["sequence"].to_numpy()
+        self.years = data.rows["age_years"].cast(pl.Float32).fill_null(np.nan).to_numpy()
         self.partners = Partners(data, drawn & self.paired) if config.subject_weight > 0 else None
+        self.pointing = Pointing(data, model.config) if config.pointing_weight > 0 else None
         self.recontrastable = (brains & (data.rows["origin"] == "archive")).fill_null(False).to_numpy()
 
     def batch(self, number: int, compute: Compute) -> PairBatch:
@@ -92,10 +100,11 @@ class PairBatches:
         known = rng.random(len(which)) >= self.config.geometry_dropout
         numbers, positive, negative = _evened(numbers, positive, negative, compute.world)
         subject = self.data.subjects[which]
+        lesions, lesion_names = self._lesions(which, rng)
         return PairBatch(
             views=views,
             geometry_known=torch.from_numpy(known[own]),
-            sentences=self._sentences(numbers[compute.share(len(numbers))]),
+            sentences=self.spoken([self.texts.words(int(number)) for number in numbers[compute.share(len(numbers))]]),
             positive=torch.from_numpy(positive),
             negative=torch.from_numpy(negative),
             attributes=torch.from_numpy(attributes.astype(np.int64)),
@@ -103,10 +112,18 @@ class PairBatches:
             partner=torch.from_numpy(partner),
             family=torch.from_numpy(family),
             reports=torch.from_numpy(reports),
+            lesions=lesions,
+            lesion_names=lesion_names,
+            years=torch.from_numpy(self.years[which]),
             crops=self._crops(rng, silent, compute) if silent else None,
             image_only=silent / self.config.batch_size,
             names=self.data.rows["series_id"].gather(which[own].tolist()).to_list(),
         )
+
+    def _lesions(self, which: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor | list[str]]:
+        if self.pointing is None:
+            return torch.zeros(len(which), 0, dtype=torch.bool), []
+        return self.pointing.places(which), self.spoken(self.pointing.called(which, rng))
 
     def _silent_count(self, world: int) -> int:
         """Volumes of a batch that have no text: a multiple of world."""
@@ -167,14 +184,10 @@ class PairBatches:
             if sequence:
                 other = recontrast(sample.pixels[0].numpy(), sequence, np.random.default_rng(source.initial_seed()))
                 sample = replace(sample, pixels=torch.from_numpy(other)[None])
+            placed = self.pointing is not None and self.data.lesion(row) is not None
             for view in views:
-                view.append(quick_variation(sample, source, bool(self.data.may_flip[row])))
+                view.append(quick_variation(sample, source, bool(self.data.may_flip[row]) and not placed))
         return [collate(view) for view in views]
-
-    def _sentences(self, numbers: np.ndarray) -> torch.Tensor | list[str]:
-        if self.texts.vectors is not None:
-            return self.texts.vectors[numbers]
-        return [self.texts.words(int(number)) for number in numbers]
 
     def _crops(self, rng: np.random.Generator, count: int, compute: Compute) -> CropBatch:
         rows = self.data.draw(rng, count, self.silent)

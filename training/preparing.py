@@ -18,6 +18,8 @@ import torch
 
 from models.config import PrepareConfig
 from models.prepare import Prepared
+from training.place import packed_mask
+from training.regrid import shares_in_box
 
 Made = list[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]]
 """prepared volumes as a shard keeps them: pixels, content, geometry, row"""
@@ -127,7 +129,11 @@ def _scanned(config: PrepareConfig, seed: int, kind: Kind, study: str, who: dict
 
     made: Made = []
     for number, series in enumerate(make_patient(seed, **kind)):
+        prepared = prepare(series.volume, config)
+        grids = series.volume.affine_mm, prepared.affine_mm.numpy()
+        marked = shares_in_box(series.lesion_mask[0], *grids, config.box) > 0
         row = {**series.labels, "series_id": f"{study}-{number}", "study_id": study, "report": series.report,
-               "fat_suppressed": series.tags["fat_suppressed"], "variant": 0, **who}  # fmt: skip
-        made.append(_packed(prepare(series.volume, config), row))
+               "fat_suppressed": series.tags["fat_suppressed"], "lesion_mask": packed_mask(marked),
+               "variant": 0, **who}  # fmt: skip
+        made.append(_packed(prepared, row))
     return made

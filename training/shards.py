@@ -25,6 +25,7 @@ from models.config import PrepareConfig, family_of
 from models.errors import DecipherError
 from models.prepare import Prepared
 from training.once import made_once
+from training.place import unpacked_mask
 from training.preparing import HEAD, PHANTOM, Kind, Made, head_patients, patient_series, series_versions, work_through
 
 COLUMNS: dict[str, Any] = {
@@ -32,6 +33,7 @@ COLUMNS: dict[str, Any] = {
     "redistributable": pl.Utf8, "sequence": pl.Utf8, "body_region": pl.Utf8, "plane": pl.Utf8, "contrast": pl.Utf8,
     "age_years": pl.Float64, "sex": pl.Utf8, "diagnosis": pl.Utf8, "lesion": pl.Utf8, "findings": pl.Utf8, "report": pl.Utf8,
     "skull_stripped": pl.Utf8, "fat_suppressed": pl.Boolean, "variant": pl.Int64, "origin": pl.Utf8,
+    "lesion_mask": pl.Binary,
 }  # fmt: skip
 FINDINGS = "findings"
 """column that keeps an archive's own label column of findings"""
@@ -65,6 +67,11 @@ class Shard:
         content, geometry = torch.from_numpy(self.content[row]), torch.from_numpy(self.geometry[row])
         family = torch.tensor(self.families[row])
         return Prepared(pixels, content, geometry, torch.eye(4, dtype=torch.float64), family)
+
+    def lesion(self, row: int) -> np.ndarray | None:
+        """The voxels (I, J, K) bool of a volume that are lesion, None where that is not known or there is none."""
+        packed = self.rows["lesion_mask"][row]
+        return None if packed is None else unpacked_mask(packed, self.pixels.shape[1:])
 
 
 def open_shard(folder: Path) -> Shard:
@@ -146,7 +153,7 @@ def _phantom_source() -> str:
 
 def _shard(named: list[Any], work: Callable[[Any], Made], jobs: Sequence[Any], versions: int, making: Making) -> Path:
     kind = named[0]
-    whole = json.dumps([*named, making.seed, asdict(making.config)], sort_keys=True, default=str)
+    whole = json.dumps([*named, making.seed, asdict(making.config), *COLUMNS], sort_keys=True, default=str)
     folder = making.cache / f"{kind}-{hashlib.blake2b(whole.encode(), digest_size=8).hexdigest()}"
 
     def write(part: Path) -> None:

@@ -5,7 +5,8 @@ Decisions:
   holds it, so that `No acute infarct.` in two reports makes them no negatives of each other.
 - A view is false of a volume only where something known of that volume differs from its owner, or too little is known to
   say that they agree.
-- Sentence vectors of a frozen text base are computed once.
+- Sentence vectors of a frozen text base are computed once, each by itself when it is first drawn: a batch of them is padded to
+  its longest, which changes the last bits, and a resumed run would draw others together.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.decipher import Decipher
+from models.text import TextEncoder
 from training.captions import Captions, match
 from training.config import TrainConfig
 from training.data import TrainingSet
@@ -70,13 +71,11 @@ def report_views(data: TrainingSet) -> Views:
 
 @dataclass(frozen=True)
 class Texts:
-    """All that may be said of volumes: views of reports, captions of attributes, and the sentence vectors of both, None
-    where the text base is trained too."""
+    """All that may be said of volumes: views of reports, captions of attributes; attributes (V, A) of each view's owner."""
 
     views: Views
     captions: Captions
     attributes: np.ndarray
-    vectors: torch.Tensor | None
 
     def draw(
         self, attributes: np.ndarray, reports: np.ndarray, count: int, rng: np.random.Generator
@@ -107,16 +106,33 @@ class Texts:
         return views[number] if number < len(views) else self.captions.texts[number - len(views)]
 
 
-def texts_of(data: TrainingSet, model: Decipher, config: TrainConfig) -> Texts:
+def texts_of(data: TrainingSet, config: TrainConfig) -> Texts:
     """Views and captions ready to draw from."""
     views, captions = report_views(data), make_captions(config.captions, config.seed, data.attributes[data.weights > 0])
     owners = np.zeros(len(views.texts), dtype=int)
     for report, parts in enumerate(views.parts):
         owners[parts] = views.owner[report]
-    frozen = not any(p.requires_grad for p in model.text.base.parameters())
-    everything, text = [*views.texts, *captions.texts], model.text
-    vectors = text_vectors(everything, text.sentences, text.base.width) if frozen else None
-    return Texts(views, captions, data.attributes[owners], vectors)
+    return Texts(views, captions, data.attributes[owners])
+
+
+class Spoken:
+    """Texts as training takes them: sentence vectors of a frozen text base, or the words where the base is trained too."""
+
+    def __init__(self, text: TextEncoder) -> None:
+        self.text = text
+        self.frozen = not any(p.requires_grad for p in text.base.parameters())
+        self.known: dict[str, torch.Tensor] = {}
+
+    def __call__(self, texts: list[str]) -> torch.Tensor | list[str]:
+        """(T, W), each row computed once; or the texts."""
+        if not self.frozen:
+            return texts
+        return torch.stack([self._vector(text) for text in texts]) if texts else torch.zeros(0, self.text.base.width)
+
+    def _vector(self, text: str) -> torch.Tensor:
+        if text not in self.known:
+            self.known[text] = self.text.sentences([text])[0].float().cpu()
+        return self.known[text]
 
 
 def text_vectors(texts: list[str], encode: Callable[[list[str]], torch.Tensor], width: int) -> torch.Tensor:

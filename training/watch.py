@@ -17,6 +17,7 @@ import polars as pl
 import torch
 
 from index.caption import caption, is_silent
+from index.spread import effective_rank, hubness, mean_cosine
 from models.decipher import Decipher
 from models.prepare import collate
 from training.config import TrainConfig
@@ -25,9 +26,6 @@ from training.health import (
     alignment,
     chance_at,
     collapse,
-    effective_rank,
-    hubness,
-    mean_cosine,
     nearest_neighbours,
     recall_at,
     uniformity,

@@ -21,7 +21,6 @@ from training.data import TrainingSet, rng_of
 from training.findings import GENERAL, mentions_of
 from training.opposite import FindingSentence, finding_sentences
 from training.pairs import PairBatch, PairBatches
-from training.views import text_vectors
 
 
 @dataclass(frozen=True)
@@ -59,15 +58,8 @@ class WrittenBatches(PairBatches):
             for finding in told.findings:
                 if not finding.negated:
                     self.by_section[finding.section].append(finding)
-        self.vectors = self._vectors() if self.texts.vectors is not None else None
         writer = model.writer
         self.tokens = writer.tokens(self.reports, model.text.tokenizer) if writer and self.reports else None
-
-    def _vectors(self) -> dict[str, torch.Tensor]:
-        """Sentence vector (W,) of each form of each finding."""
-        forms = sorted({form for told in self.told for f in told.findings for form in (f.text, f.opposite)})
-        text = self.model.text
-        return dict(zip(forms, text_vectors(forms, text.sentences, text.base.width), strict=True))
 
     def batch(self, number: int, compute: Compute) -> WrittenBatch:
         """Batch `number`, this process's share."""
@@ -81,7 +73,7 @@ class WrittenBatches(PairBatches):
         return WrittenBatch(
             **vars(pairs),
             tokens=self._tokens(reports[own]),
-            opposites=self._sentences_of(forms),
+            opposites=self.spoken(forms),
             pairs=index,
             present=present,
         )
@@ -120,13 +112,6 @@ class WrittenBatches(PairBatches):
                 index[row, k] = torch.tensor([place[finding.text], place[finding.opposite]])
                 present[row, k] = there
         return index, present
-
-    def _sentences_of(self, forms: list[str]) -> torch.Tensor | list[str]:
-        if self.vectors is None:
-            return forms
-        return (
-            torch.stack([self.vectors[form] for form in forms]) if forms else torch.zeros(0, self.model.text.base.width)
-        )
 
 
 def _told(report: str, region: str | None) -> Told:

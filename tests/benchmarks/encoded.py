@@ -20,12 +20,12 @@ from torch.nn import functional as F
 
 import models.decipher
 from index.embed import features_of
+from index.spread import unit_length
 from models.config import Edges, ModelConfig
 from models.decipher import Decipher, load
 from models.families import copy_shared
 from models.folder import passport
 from training.baselines import baseline_features
-from training.health import unit_length
 from training.once import made_once
 from training.rivals import intensity_histogram
 

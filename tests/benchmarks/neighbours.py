@@ -14,7 +14,7 @@ import numpy as np
 from boxes import Boxes
 from measured import Arm, Measured, Witness, means
 
-from training.health import unit_length
+from index.spread import unit_length
 
 DEPTH, NEAREST = 60, 5
 """hits of a search that are looked at, the series itself among them; those that count"""

@@ -14,9 +14,9 @@ from boxes import Boxes
 from measured import Arm, Measured, Witness, judged_rows, means
 from questions import POINTED, QUERIES, Choice
 
-from models.config import Edges
-from training.health import unit_length
+from index.spread import unit_length
 from training.metrics import Score, balanced_accuracy
+from training.place import touched
 
 LISTED = 10
 """hits of a text that count"""
@@ -112,14 +112,8 @@ def pointing(boxes: Boxes, arm: Arm, above: bool) -> Measured | None:
         for row in np.flatnonzero(fold.judged & boxes.marked.any(axis=(1, 2, 3))):
             patches = fold.encoding.patches[row].astype(np.float64)
             valid = patches.any(axis=1)
-            touched = _blocks(boxes.marked[row], fold.encoding.patch) & valid
+            marked = touched(boxes.marked[row], fold.encoding.patch) & valid
             like = np.where(valid, unit_length(patches) @ fold.encoding.words[POINTED], -np.inf)
-            share, hit = float(touched.sum() / valid.sum()), float(touched[like.argmax()])
+            share, hit = float(marked.sum() / valid.sum()), float(marked[like.argmax()])
             found.append(Witness(boxes.people[row], hit - above * share, (1 - above) * share, 1 - above * share))
     return means(found)
-
-
-def _blocks(marked: np.ndarray, patch: Edges) -> np.ndarray:
-    """(N,) bool: whether anything is marked in each patch of a box."""
-    (i, j, k), (a, b, c) = marked.shape, patch
-    return marked.reshape(i // a, a, j // b, b, k // c, c).any(axis=(1, 3, 5)).ravel()

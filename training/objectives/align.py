@@ -23,17 +23,18 @@ from training.pairs import PairBatch
 
 HEADED = ("sequence", "body_region", "plane", "contrast", "lesion", "finding", "age")
 """attributes that a head names"""
-
-
+USUAL_AGE, AGE_SPREAD = 45.0, 20.0
+"""years; what the age's head says is in such units"""
 SUBJECT_WIDTH = 128
 """width of the space in which patients are told apart: a linear map, so that what it needs is in the volume vector"""
 SUBJECT_TEMPERATURE = 0.1
+POINTING_TEMPERATURE = 0.1
 
 
 class Align(nn.Module):
     """loss = contrast of volumes with texts + heads_weight * attribute heads + views_weight * contrast of two views
-    + subject_weight * contrast of patients + image_weight * stage 1's loss + language_weight and wordings_weight * losses on
-    text alone.
+    + subject_weight * contrast of patients + pointing_weight * contrast of a lesion's patches with all others of its volume
+    + image_weight * stage 1's loss + language_weight and wordings_weight * losses on text alone.
 
     image_only, reported: shares of the batch that come for their images, and with reports."""
 
@@ -41,9 +42,10 @@ class Align(nn.Module):
         super().__init__()
         self.model = model
         self.weights = {"heads": config.heads_weight, "views": config.views_weight, "images": config.image_weight}
-        self.weights["subjects"] = config.subject_weight
+        self.weights |= {"subjects": config.subject_weight, "pointing": config.pointing_weight}
         self.subject = nn.Linear(model.config.dim, SUBJECT_WIDTH) if config.subject_weight > 0 else None
         self.heads = nn.ModuleList(nn.Linear(model.config.dim, len(VALUES[name])) for name in HEADED)
+        self.age = nn.Linear(model.config.dim, 1)
         spoken = config.language_weight > 0 or config.wordings_weight > 0
         self.language = Language(model, config) if spoken else None
         self.weights |= self.language.weights if self.language else {}
@@ -66,11 +68,13 @@ class Align(nn.Module):
         words = F.normalize(compute.gather(texts.float()), dim=-1)
         losses = {"contrast": torch.stack([self.contrast(self.model.scale * v @ words.T, batch) for v in unit]).mean()}
         if self.weights["heads"]:
-            losses["heads"] = torch.stack([self._name(v, batch.attributes) for v in volumes]).mean()
+            losses["heads"] = torch.stack([self._name(v, batch) for v in volumes]).mean()
         if self.weights["views"]:
             losses["views"] = view_contrast(unit[0], unit[1], batch.same_subject)
         if self.subject is not None:
             losses["subjects"] = self._patients(self.subject, volumes, batch)
+        if self.weights["pointing"]:
+            losses["pointing"] = torch.stack([self._point(f, batch, compute) for f in found]).mean()
         if self.language is not None:
             losses |= self._spoken(self.language, compute)
         if self.images is not None and batch.crops is not None:
@@ -84,6 +88,16 @@ class Align(nn.Module):
         return torch.stack(
             [one_way_contrast(v @ v.T / SUBJECT_TEMPERATURE, paired, ~batch.same_subject) for v in unit]
         ).mean()
+
+    def _point(self, found: VisionFeatures, batch: PairBatch, compute: Compute) -> torch.Tensor:
+        """The contrast of the patches (P, N) that a lesion touches, in nearness to its name, with the rest of its volume."""
+        with compute.autocast():
+            names = self.model.text(self._sentences(batch.lesion_names))
+        own = compute.share(len(names))
+        near = F.normalize(found.patches.float(), dim=-1) @ F.normalize(names.float(), dim=-1)[own, :, None]
+        logits = compute.gather(near[..., 0] / POINTING_TEMPERATURE)
+        valid = compute.gather(found.valid.float()) > 0
+        return one_way_contrast(logits, batch.lesions & valid, ~batch.lesions & valid)
 
     def _spoken(self, language: Language, compute: Compute) -> dict[str, torch.Tensor]:
         """The losses on text alone that have a weight, the same on each process."""
@@ -104,14 +118,18 @@ class Align(nn.Module):
         """Sentence vectors (T, W): as they were computed before, or anew where the text base is trained."""
         return self.model.text.pooled(texts) if isinstance(texts, list) else texts
 
-    def _name(self, volumes: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:
-        """Mean over attributes of the cross-entropy on volumes (B, E) where attributes (B, A) are known."""
-        targets = [attributes[:, ATTRIBUTES.index(name)] for name in HEADED]
+    def _name(self, volumes: torch.Tensor, batch: PairBatch) -> torch.Tensor:
+        """Mean over attributes of the cross-entropy on volumes (B, E) where they are known, and of how far off the age is."""
+        targets = [batch.attributes[:, ATTRIBUTES.index(name)] for name in HEADED]
         terms = [
             F.cross_entropy(head(volumes), target, ignore_index=-1)
             for head, target in zip(self.heads, targets, strict=True)
             if (target >= 0).any()
         ]
+        known = batch.years.isfinite()
+        if known.any():
+            off = self.age(volumes[known])[:, 0] - (batch.years[known] - USUAL_AGE) / AGE_SPREAD
+            terms.append(F.smooth_l1_loss(off, torch.zeros_like(off)))
         return torch.stack(terms).mean() if terms else volumes.sum() * 0.0
 
     def after_step(self, step: int, steps: int) -> None:
