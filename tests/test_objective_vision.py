@@ -391,7 +391,7 @@ def test_it_learns_without_collapse(vision: VisionConfig) -> None:
     assert (last < 0.9 * first).all()
     stage.finish()
     margin, rank = told_apart(stage.model, new)
-    assert margin > before + 0.15
+    assert margin > before + 0.1
     assert rank > 3
 
 

@@ -9,6 +9,7 @@ Decisions:
   its longest, which changes the last bits, and a resumed run would draw others together.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -116,11 +117,13 @@ def texts_of(data: TrainingSet, config: TrainConfig) -> Texts:
 
 
 class Spoken:
-    """Texts as training takes them: sentence vectors of a frozen text base, or the words where the base is trained too."""
+    """Texts as training takes them: sentence vectors of a frozen text base, or the words where the base is trained too.
+
+    The base is a copy of its own, since training may shard the model's over processes or move it to a GPU."""
 
     def __init__(self, text: TextEncoder) -> None:
-        self.text = text
         self.frozen = not any(p.requires_grad for p in text.base.parameters())
+        self.text = copy.deepcopy(text) if self.frozen else text
         self.known: dict[str, torch.Tensor] = {}
 
     def __call__(self, texts: list[str]) -> torch.Tensor | list[str]:
