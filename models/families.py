@@ -83,15 +83,10 @@ class FamilyEncoders(nn.Module):
         """All encoders in the order of FAMILIES, the shared one last: family -1 is a place in this list too."""
         return [*cast(Iterable[VisionEncoder], self.encoders.values()), self.shared]
 
-    @property
-    def recompute(self) -> bool:
+    def train_with(self, recompute: bool = False, part_dropout: float = 0.0) -> None:
         """VisionEncoder's, of all members."""
-        return self.shared.recompute
-
-    @recompute.setter
-    def recompute(self, value: bool) -> None:
         for encoder in self.members():
-            encoder.recompute = value
+            encoder.train_with(recompute, part_dropout)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile each member: which volumes go where is no matter for a compiler."""

@@ -50,6 +50,11 @@ class TextEncoder(nn.Module):
         self.adapter = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.hidden), nn.GELU(), last)
         self.skip = nn.Identity() if width == dim else nn.Linear(width, dim, bias=False)
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the base is not trained, so that a text's sentence vector stays what it is."""
+        return not any(p.requires_grad for p in self.base.parameters())
+
     @torch.no_grad()
     def sentences(self, texts: list[str]) -> torch.Tensor:
         """Sentence vectors (B, width) of unit length, without gradients."""

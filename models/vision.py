@@ -76,8 +76,7 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: VisionConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        self.recompute = False
-        """whether training trades time for memory: blocks are computed again in the backward pass"""
+        self.train_with()
         if config.stem == "conv":
             self.stem: nn.Module = ConvStem(config)
         else:
@@ -95,6 +94,11 @@ class VisionEncoder(nn.Module):
         self.to_volume = nn.Linear(3 * config.width, dim)
         self.to_patch = nn.Linear(config.width, dim)
 
+    def train_with(self, recompute: bool = False, part_dropout: float = 0.0) -> None:
+        """What holds in training alone. recompute: blocks are computed again in the backward pass, less memory for more time;
+        part_dropout: share of the volumes whose vector is read from the tokens alone or from the histogram alone."""
+        self.recompute, self.part_dropout = recompute, part_dropout
+
     def forward(
         self, batch: Prepared, geometry_known: torch.Tensor | None = None, masking: Masking | None = None
     ) -> VisionFeatures:
@@ -111,9 +115,17 @@ class VisionEncoder(nn.Module):
         x = self._transform(extra, tokens, valid, batch.family)
         patches = x[:, extra.shape[1] :]
         share = valid[..., None] / valid.sum(dim=1)[:, None, None]
+        shapes = torch.cat([x[:, 0], (patches * share).sum(dim=1)], dim=-1)
         intensities = self.histogram(intensity_histogram(seen, content))
-        pooled = torch.cat([x[:, 0], (patches * share).sum(dim=1), intensities], dim=-1)
-        return VisionFeatures(self.to_volume(pooled), self.to_patch(patches), valid, position_mm)
+        volume = self.to_volume(torch.cat(self._parts(shapes, intensities), dim=-1))
+        return VisionFeatures(volume, self.to_patch(patches), valid, position_mm)
+
+    def _parts(self, shapes: torch.Tensor, intensities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the volume vector is read from, both (B, ...); in training now and then one alone, so that each learns to do."""
+        if not self.training or not self.part_dropout:
+            return shapes, intensities
+        drawn = torch.rand(len(shapes), 1, device=shapes.device)
+        return shapes * (drawn >= self.part_dropout / 2), intensities * (drawn < 1 - self.part_dropout / 2)
 
     def _learned(self, batch: Prepared) -> torch.Tensor:
         """The class token and the registers (B, 1 + registers, width)."""
@@ -161,9 +173,9 @@ def contrast_channels(batch: Prepared, pool: int = 1) -> tuple[torch.Tensor, tor
     shown = _between(content[..., 0], content[..., 1], _voxels(pixels))[:, None]
     middle = _middle(content, pixels)[:, None].float()
     count = middle.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1)
-    mean = (pixels * middle).sum(dim=(1, 2, 3, 4), keepdim=True) / count
-    spread = (((pixels - mean) ** 2 * middle).sum(dim=(1, 2, 3, 4), keepdim=True) / count).sqrt()
-    standard = ((pixels - mean) / spread.clamp(min=1e-3)).clamp(-3, 3) * shown
+    centred = pixels - (pixels * middle).sum(dim=(1, 2, 3, 4), keepdim=True) / count
+    spread = ((centred**2 * middle).sum(dim=(1, 2, 3, 4), keepdim=True) / count).sqrt()
+    standard = (centred / spread.clamp(min=1e-3)).clamp(-3, 3) * shown
     return torch.cat([pixels * shown - 0.5, standard], dim=1), content
 
 

@@ -263,7 +263,7 @@ def moved(vision: Vision) -> set[str]:
 def test_a_family_learns_from_its_own_volumes(config: VisionConfig, alone: set[str], recompute: bool) -> None:
     """And all other weights get a gradient, of zero."""
     vision = encoder(config).train()
-    vision.recompute = recompute
+    vision.train_with(recompute)
     found = vision(volumes())
     found.volume[0].square().sum().backward(retain_graph=True)
     found.patches[0].square().sum().backward()
@@ -278,7 +278,7 @@ def test_recomputed_gradients_are_the_same() -> None:
     gradients = []
     for recompute in (False, True):
         vision = encoder(ADAPTERS).train()
-        vision.recompute = recompute
+        vision.train_with(recompute)
         vision(volumes()).volume.square().sum().backward()
         gradients.append([p.grad for p in vision.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 40
@@ -296,13 +296,15 @@ def test_encoders_without_volumes_are_not_run_outside_training(monkeypatch: pyte
     with torch.inference_mode():
         vision(volumes((2, 2, 2)))
     assert seen == [(2, 2), (2, 2)], "pairs, the odd one with its copy"
-    vision.recompute = True
-    assert vision.recompute and all(member.recompute for member in vision.members())
+    vision.train_with(recompute=True, part_dropout=0.2)
+    assert all(member.recompute and member.part_dropout == 0.2 for member in vision.members())
 
 
 @pytest.mark.parametrize("config", [ADAPTERS, ENCODERS, CONV], ids=["adapters", "encoders", "conv"])
-def test_vectors_are_the_same_to_the_bit_in_any_company(config: VisionConfig) -> None:
-    """A batch of eight, as an index is made of: the first volume in front, elsewhere, with its family or alone of it."""
+def test_vectors_are_the_same_in_any_company(config: VisionConfig) -> None:
+    """A batch of eight, as an index is made of: the first volume in front, elsewhere, with its family or alone of it.
+
+    Some processors sum a batch's volumes in different orders, which the last bit shows."""
     model = Decipher(ModelConfig(dim=24, prepare=PrepareConfig(box=(32, 32, 32)), vision=config)).eval()
     model.vision = encoder(config)
     many = volumes((2, 2, 2, 0, 0, -1, 5, 7, 2, 2, 2, 2, 3, -1))
@@ -310,7 +312,7 @@ def test_vectors_are_the_same_to_the_bit_in_any_company(config: VisionConfig) ->
     for own in (0, 5, 3):
         swapped = [[own if row == 0 else 0 if row == own else row for row in rows] for rows in companies]
         vectors = [model.encode_prepared(taken(many, rows)).volume[rows.index(own)] for rows in swapped]
-        assert all(torch.equal(vectors[0], vector) for vector in vectors[1:])
+        assert all(torch.allclose(vectors[0], vector, rtol=0, atol=1e-6) for vector in vectors[1:])
         assert torch.allclose(vectors[0].norm(), torch.ones(()))
 
 

@@ -95,7 +95,7 @@ def test_recomputing_blocks_gives_the_same_gradient() -> None:
     gradients = []
     for recompute in (False, True):
         model.zero_grad()
-        model.recompute = recompute
+        model.train_with(recompute)
         model(batch()).volume.square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
@@ -119,6 +119,26 @@ def test_geometry_can_be_hidden() -> None:
     hidden = torch.zeros(2)
     assert not torch.allclose(model(one).volume, model(other).volume, atol=1e-5)
     assert torch.allclose(model(one, hidden).volume, model(other, hidden).volume, atol=1e-6)
+
+
+def test_each_part_of_the_volume_vector_is_shown_alone() -> None:
+    """With every volume's parts parted: tokens alone change nothing where the histogram is shown, and the other way round."""
+    torch.manual_seed(0)
+    model = VisionEncoder(SMALL, 64).train()
+    model.train_with(part_dropout=1.0)
+    histogram = model.to_volume.weight[:, 2 * SMALL.width :]
+    shown = model.histogram(intensity_histogram(*contrast_channels(batch(16)))) @ histogram.T + model.to_volume.bias
+    volume = model(batch(16)).volume
+    bright = torch.isclose(volume, shown, atol=1e-5).all(dim=1)
+    assert 3 <= int(bright.sum()) <= 13
+    model.to_volume.weight.data[:, 2 * SMALL.width :] = 0
+    without = model(batch(16)).volume
+    spread = torch.isclose(without, model.to_volume.bias, atol=1e-5).all(dim=1)
+    assert 3 <= int(spread.sum()) <= 13
+    model.train_with()
+    both = model(batch(16)).volume
+    assert torch.allclose(both, model.eval()(batch(16)).volume, atol=1e-6)
+    assert torch.allclose(without[~spread], both[~spread], atol=1e-5)
 
 
 def test_base_has_the_size_of_the_paper() -> None:

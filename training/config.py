@@ -102,6 +102,8 @@ class TrainConfig:
     """folder of prepared shards; empty: inside the run"""
     geometry_dropout: float = 0.3
     """share of the volumes whose spacing and field of view are hidden from the encoder"""
+    part_dropout: float = 0.0
+    """share of the volumes whose vector is read from the tokens or from the histogram alone"""
     recontrast: float = 0.0
     """share of the T1-weighted brains that are drawn with a contrast made from theirs"""
 

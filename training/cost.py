@@ -104,7 +104,7 @@ def _align_flops(model: Decipher, config: TrainConfig) -> float:
     """The views of all volumes, and the texts where their base is trained."""
     whole, _ = vision_cost(model.config, model.config.prepare.box)
     views = 2 if config.views_weight > 0 else 1
-    trained = any(p.requires_grad for p in model.text.base.parameters())
+    trained = not model.text.frozen
     texts = (config.batch_size + config.texts_per_step) * trained
     volumes = config.batch_size * views * _times(config) * whole
     return volumes + TRAINED * texts * text_cost(model.text.base, config.text_tokens)[0]

@@ -51,10 +51,9 @@ class Language(nn.Module):
         weights = {LANGUAGE: config.language_weight, AGREEMENT: config.wordings_weight}
         self.texts = {LANGUAGE: kept_texts(config), AGREEMENT: wordings}
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
-        base = model.text.base
-        self.frozen = not any(p.requires_grad for p in base.parameters())
+        self.frozen = model.text.frozen
         for name in self.weights:
-            self._keep(name, text_vectors(self.texts[name], model.text.sentences, base.width))
+            self._keep(name, text_vectors(self.texts[name], model.text.sentences, model.text.base.width))
         same = (mentions[:, None] == mentions[None]).all(axis=-1) & ~np.eye(len(mentions), dtype=bool)
         self._keep("same", torch.from_numpy(same))
         self._keep("apart", torch.from_numpy(contradictory(mentions)))

@@ -96,11 +96,12 @@ class PairBatches:
         numbers, positive, negative = self.texts.draw(attributes, reports, self.config.texts_per_step, rng)
         own = compute.share(len(which))
         family = self._family(which, sequences, rng)
-        views = self._views(which[own], sequences[own], family[own], generators(rng, len(which))[own])
+        lesions = self.pointing.places(which) if self.pointing else torch.zeros(len(which), 0, dtype=torch.bool)
+        flips = self.data.may_flip[which] & ~lesions.any(dim=1).numpy()  # a mask would stay behind
+        views = self._views(which[own], sequences[own], family[own], flips[own], generators(rng, len(which))[own])
         known = rng.random(len(which)) >= self.config.geometry_dropout
         numbers, positive, negative = _evened(numbers, positive, negative, compute.world)
         subject = self.data.subjects[which]
-        lesions, lesion_names = self._lesions(which, rng)
         return PairBatch(
             views=views,
             geometry_known=torch.from_numpy(known[own]),
@@ -113,17 +114,12 @@ class PairBatches:
             family=torch.from_numpy(family),
             reports=torch.from_numpy(reports),
             lesions=lesions,
-            lesion_names=lesion_names,
+            lesion_names=self.spoken(self.pointing.called(which, rng)) if self.pointing else [],
             years=torch.from_numpy(self.years[which]),
             crops=self._crops(rng, silent, compute) if silent else None,
             image_only=silent / self.config.batch_size,
             names=self.data.rows["series_id"].gather(which[own].tolist()).to_list(),
         )
-
-    def _lesions(self, which: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor | list[str]]:
-        if self.pointing is None:
-            return torch.zeros(len(which), 0, dtype=torch.bool), []
-        return self.pointing.places(which), self.spoken(self.pointing.called(which, rng))
 
     def _silent_count(self, world: int) -> int:
         """Volumes of a batch that have no text: a multiple of world."""
@@ -175,18 +171,23 @@ class PairBatches:
         return np.where(hidden, -1, family)
 
     def _views(
-        self, which: np.ndarray, sequences: np.ndarray, family: np.ndarray, sources: list[torch.Generator]
+        self,
+        which: np.ndarray,
+        sequences: np.ndarray,
+        family: np.ndarray,
+        flips: np.ndarray,
+        sources: list[torch.Generator],
     ) -> list[Prepared]:
+        """Each volume `which` (P,), in the contrast and family given, mirrored only where `flips` (P,) says so."""
         count = 2 if self.config.views_weight > 0 else 1
         views: list[list[Prepared]] = [[] for _ in range(count)]
-        for row, sequence, known, source in zip(which, sequences, family, sources, strict=True):
+        for row, sequence, known, flip, source in zip(which, sequences, family, flips, sources, strict=True):
             sample = replace(self.data.sample(row), family=torch.tensor(known))
             if sequence:
                 other = recontrast(sample.pixels[0].numpy(), sequence, np.random.default_rng(source.initial_seed()))
                 sample = replace(sample, pixels=torch.from_numpy(other)[None])
-            placed = self.pointing is not None and self.data.lesion(row) is not None
             for view in views:
-                view.append(quick_variation(sample, source, bool(self.data.may_flip[row]) and not placed))
+                view.append(quick_variation(sample, source, bool(flip)))
         return [collate(view) for view in views]
 
     def _crops(self, rng: np.random.Generator, count: int, compute: Compute) -> CropBatch:

@@ -14,23 +14,22 @@ from training.data import TrainingSet
 from training.place import touched
 from training.wordings import WORDS
 
-ANY = [f"{adjective}lesion" for adjective in ("", "hyperintense ", "bright ", "dark ", "focal ")] + WORDS["lesion"][
-    "yes"
-]
+ANY = ["lesion", "hyperintense lesion", "bright lesion", "dark lesion", "focal lesion", *WORDS["lesion"]["yes"]]
+"""words for any lesion"""
 
 
 class Pointing:
     """Where and what the lesions of a training set are, for an encoder of a shape."""
 
     def __init__(self, data: TrainingSet, config: ModelConfig) -> None:
-        self.data, self.patch, self.box = data, config.vision.patch, config.prepare.box
+        self.data, self.patch = data, config.vision.patch
+        self.nowhere = touched(np.zeros(config.prepare.box, bool), self.patch)
         self.findings = data.attributes[:, ATTRIBUTES.index("finding")]
 
     def places(self, which: np.ndarray) -> torch.Tensor:
         """(P, N) bool: the tokens that a known lesion of each row touches."""
-        nothing = np.zeros(self.box, bool)
         masks = [self.data.lesion(row) for row in which]
-        return torch.from_numpy(np.stack([touched(nothing if m is None else m, self.patch) for m in masks]))
+        return torch.from_numpy(np.stack([self.nowhere if m is None else touched(m, self.patch) for m in masks]))
 
     def called(self, which: np.ndarray, rng: np.random.Generator) -> list[str]:
         """A name for the lesion of each row."""

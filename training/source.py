@@ -68,11 +68,9 @@ def prepare_data(
         folders.append(
             rows_shard(records, making) if text_alone else archive_shard(found.root, records, config.variants, making)
         )
-        heads = (
-            config.head_patients and not text_alone and head_shard(found.root, records, config.head_patients, making)
-        )
-        if heads:
-            folders.append(heads)
+        if config.head_patients and not text_alone:
+            heads = head_shard(found.root, records, config.head_patients, making)
+            folders += [heads] if heads else []
     if source.images:
         folders.append(_images_shard(source.images, config, making))
     if config.phantom_patients:

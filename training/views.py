@@ -122,7 +122,7 @@ class Spoken:
     The base is a copy of its own, since training may shard the model's over processes or move it to a GPU."""
 
     def __init__(self, text: TextEncoder) -> None:
-        self.frozen = not any(p.requires_grad for p in text.base.parameters())
+        self.frozen = text.frozen
         self.text = copy.deepcopy(text) if self.frozen else text
         self.known: dict[str, torch.Tensor] = {}
 

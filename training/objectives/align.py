@@ -128,8 +128,8 @@ class Align(nn.Module):
         ]
         known = batch.years.isfinite()
         if known.any():
-            off = self.age(volumes[known])[:, 0] - (batch.years[known] - USUAL_AGE) / AGE_SPREAD
-            terms.append(F.smooth_l1_loss(off, torch.zeros_like(off)))
+            ages = (batch.years[known] - USUAL_AGE) / AGE_SPREAD
+            terms.append(F.smooth_l1_loss(self.age(volumes[known])[:, 0], ages))
         return torch.stack(terms).mean() if terms else volumes.sum() * 0.0
 
     def after_step(self, step: int, steps: int) -> None:
