@@ -17,6 +17,18 @@ from torch import distributed as dist
 Autocast = Callable[[], AbstractContextManager]
 
 
+def is_quick_in_half(device: torch.device) -> bool:
+    """Whether the machine is made for bfloat16: matrix units or, on a processor, instructions of its own for it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 where that is quicker: convolutions take a quarter to a half of the time."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_quick_in_half(device))
+
+
 def _same(value: torch.Tensor) -> torch.Tensor:
     return value
 

@@ -71,7 +71,7 @@ class TrainConfig:
     """batches whose gradients are added up for one step; contrasts see one batch at a time"""
 
     precision: str = "auto"
-    """auto, 32 or bf16; auto takes bf16 where the processor has matrix units for it"""
+    """auto, 32 or bf16; auto takes bf16 where the machine is made for it"""
     devices: str = "auto"
     """how many devices of this machine; auto: those that torchrun or SLURM gave, else one"""
     strategy: str = "auto"

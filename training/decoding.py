@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from models.decoder import Decoder, DecoderConfig
 from models.view import WIDEST, inside
 from models.vision import BODY
+from training.compute import half_precision
 from training.features import Features
-from training.windows import Layout, blend, decoded, half_precision
+from training.windows import Layout, blend, decoded
 
 THRESHOLDS = np.round(np.arange(0.02, 0.99, 0.02), 2)
 MOST_TO_CHOOSE = 8

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from models.errors import DecipherError
+from training.compute import is_quick_in_half
 from training.config import TrainConfig
 
 PATIENCE = timedelta(days=1)
@@ -100,11 +101,11 @@ def _sharded(objective: nn.Module, mesh: Any) -> nn.Module:
 
 
 def _precision(asked: str) -> Any:
-    """`auto` is bf16 where there are matrix units for it, else 32 bits."""
+    """`auto` is bf16 where the machine is made for it, else 32 bits."""
     names = {"32": "32-true", "bf16": "bf16-mixed"}
     if asked in names:
         return names[asked]
     if asked != "auto":
         raise DecipherError(f"No precision {asked!r}.", "Take auto, 32 or bf16.")
-    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_amx_tile_supported()
-    return names["bf16"] if fast else names["32"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return names["bf16" if is_quick_in_half(device) else "32"]

@@ -21,6 +21,7 @@ from models.decipher import Decipher
 from models.prepare import Prepared, canvas, collate
 from models.view import View, inside, level_of
 from models.volume import Volume
+from training.compute import half_precision
 from training.regrid import along_axes
 
 OVERLAP = 0.25
@@ -113,12 +114,6 @@ def decoded(decoder: nn.Module, view: View, query: torch.Tensor | None) -> np.nd
             logits = decoder(part, query).float()
         found.append((logits.sigmoid() * inside(part))[:, 0].cpu().numpy())
     return np.concatenate(found)
-
-
-def half_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 where the machine is made for it: convolutions take a quarter of the time."""
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 def patch_grid(model: Decipher) -> Edges:
