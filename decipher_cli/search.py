@@ -15,8 +15,8 @@ import typer
 from decipher_cli.choices import Folder, Quiet
 
 if TYPE_CHECKING:
-    from decipher_cli.query import Question
-    from index.search import Hit
+    from decipher_cli.query import QueryEncoder, Question
+    from index.search import Answer, Hit
     from index.store import Index
 
 EXAMPLES = (
@@ -106,7 +106,6 @@ def _found(
 ) -> "tuple[list[Hit], str]":
     """The hits of a question, and what there is to say of them."""
     from decipher_cli.query import QueryEncoder
-    from index.background import off_topic
     from index.search import search as search_index
     from models.errors import DecipherError
 
@@ -127,9 +126,18 @@ def _found(
         by=asked.by,
         columns=columns,
     )
-    if positive.texts and off_topic(encoder.model, [asked.query or ""])[0]:
-        return answer.hits, OFF_TOPIC
-    return answer.hits, NOTHING_STANDS_OUT if answer.nothing_better else ""
+    return answer.hits, _remark(encoder, asked.query or "" if positive.texts else "", answer)
+
+
+def _remark(encoder: "QueryEncoder", words: str, answer: "Answer") -> str:
+    """What there is to say of an answer to `words`, '' where other things than words were asked for."""
+    from decipher_cli.absence import absent
+    from index.background import off_topic
+
+    if words and off_topic(encoder.model, [words])[0]:
+        return OFF_TOPIC
+    gone = absent(encoder.model, encoder.index, words, answer.hits) if words else ""
+    return gone or (NOTHING_STANDS_OUT if answer.nothing_better else "")
 
 
 def _show(path: Path, hits: "Sequence[Hit]", index: "Index", asked: "Question", volumes: int, paths: bool) -> None:

@@ -70,8 +70,21 @@ def test_a_query_about_nothing_here_is_told(decipher, index, ids) -> None:
     run = decipher("search", "recipe for apple pie", "-k", "2")
     assert run.code == 0 and "does not read like a question about MRI" in run.err
     decipher("search", "--where", "body_region = 'brain'", "-k", "99", "--save", "heads", "-q")
-    assert "about MRI" not in decipher("search", "MRI of the knee", "--cohort", "heads").err
+    elsewhere = decipher("search", "MRI of the knee", "--cohort", "heads").err
+    assert "about MRI" not in elsewhere and "No hit is of the knee" in elsewhere and "look like brain" in elsewhere
+    assert "No hit is of" not in decipher("search", "MRI of the knee", "-k", "3").err
+    assert "No hit is of the wrist" in decipher("search", "triquetral fracture, wrist").err
     assert "Nothing stands out" not in decipher("search", ids[0], "-k", "2").err
+
+
+def test_organs_that_are_not_there_are_told_of_and_those_that_are_there_are_not(decipher, index) -> None:
+    """With each region taken out in turn."""
+    regions = sorted({hit["body_region"] for hit in decipher("search", "MRI", "-k", "500", "--json").json_lines()})
+    assert len(regions) >= 4
+    for region in regions:
+        asked = ("search", f"MRI of the {region}", "-k", "5", "--ids")
+        assert "No hit is of" not in decipher(*asked).err
+        assert f"No hit is of the {region}" in decipher(*asked, "--where", f"body_region != '{region}'").err
 
 
 @pytest.mark.parametrize("query", ["0123456789abcdef", "./no/such/file.nii.gz", "scan.nii"])
