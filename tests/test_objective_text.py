@@ -116,7 +116,8 @@ def test_processes_add_up_to_the_whole_batch(model: Decipher, world: int) -> Non
     parts = shares(objective, batches, world)
     assert [loss for loss, _ in parts] == pytest.approx([whole] * world, rel=1e-6)
     mean = torch.stack([grad for _, grad in parts]).mean(dim=0)
-    assert torch.allclose(mean, gradient, atol=1e-7) and float(gradient.abs().max()) > 1e-4
+    largest = float(gradient.abs().max())
+    assert torch.allclose(mean, gradient, atol=1e-5 * largest) and largest > 1e-4
 
 
 def test_processes_take_parts_of_one_batch(model: Decipher) -> None:

@@ -18,14 +18,14 @@ Autocast = Callable[[], AbstractContextManager]
 
 
 def is_quick_in_half(device: torch.device) -> bool:
-    """Whether the machine is made for bfloat16: matrix units or, on a processor, instructions of its own for it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    """Whether the machine is made for bfloat16: on a processor, whether it has matrix units.
+
+    Processors with bfloat16 instructions alone take a third less time a step, but small decoders did not learn on them."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
 
 
 def half_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 where that is quicker: convolutions take a quarter to a half of the time."""
+    """bfloat16 where that is quicker: convolutions take a quarter of the time."""
     return torch.autocast(device.type, torch.bfloat16, enabled=is_quick_in_half(device))
 
 
