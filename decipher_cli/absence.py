@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from index.caption import TERMS
+from index.caption import TERMS, question
 from index.prompts import probabilities
 from index.search import Hit
 from index.store import Index
@@ -40,5 +40,5 @@ def _shown(model: "Decipher", index: Index, series: Sequence[str]) -> np.ndarray
     """float (n, R): how likely each series is of each of REGIONS, by its pixels."""
     rows = index.row_of(series)
     vectors = index.gather(np.array([rows[one] for one in series], dtype=np.int64))
-    prompts = model.encode_texts([f"MRI of the {term}" for term in REGIONS.values()]).numpy()
+    prompts = model.encode_texts([question("body_region", region) for region in REGIONS]).numpy()
     return probabilities(model.certain_scale * vectors @ prompts.T, findings=False)

@@ -126,18 +126,20 @@ def _found(
         by=asked.by,
         columns=columns,
     )
-    return answer.hits, _remark(encoder, asked.query or "" if positive.texts else "", answer)
+    return answer.hits, _remark(encoder, asked.query if positive.texts else None, answer)
 
 
-def _remark(encoder: "QueryEncoder", words: str, answer: "Answer") -> str:
-    """What there is to say of an answer to `words`, '' where other things than words were asked for."""
+def _remark(encoder: "QueryEncoder", words: str | None, answer: "Answer") -> str:
+    """What there is to say of an answer, '' for nothing; words: the query, None where it was no text."""
     from decipher_cli.absence import absent
     from index.background import off_topic
 
-    if words and off_topic(encoder.model, [words])[0]:
-        return OFF_TOPIC
-    gone = absent(encoder.model, encoder.index, words, answer.hits) if words else ""
-    return gone or (NOTHING_STANDS_OUT if answer.nothing_better else "")
+    if words:
+        if off_topic(encoder.model, [words])[0]:
+            return OFF_TOPIC
+        if gone := absent(encoder.model, encoder.index, words, answer.hits):
+            return gone
+    return NOTHING_STANDS_OUT if answer.nothing_better else ""
 
 
 def _show(path: Path, hits: "Sequence[Hit]", index: "Index", asked: "Question", volumes: int, paths: bool) -> None:

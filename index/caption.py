@@ -47,6 +47,13 @@ TERMS: dict[str, dict[str, str]] = {
     },
 }
 SEX = {"F": "female", "M": "male"}
+QUESTIONS = {"sequence": "{} MRI", "body_region": "MRI of the {}", "plane": "{} MRI"}
+"""{column: how a zero-shot question names one of its values}; the certainty of a model is measured on these"""
+
+
+def question(column: str, value: str) -> str:
+    """The prompt that asks for a catalogue value: "MRI of the knee"."""
+    return QUESTIONS[column].format(TERMS[column][value])
 
 
 def is_silent(record: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from index.caption import TERMS
+from index.caption import QUESTIONS, TERMS, question
 from models.decipher import Decipher
 from training.calibration import fit_scale
 from training.config import TrainConfig
@@ -34,7 +34,6 @@ TAKEN_OFF = 0.5
 """of the mean: the half of it that a contrast in two directions has to do with"""
 UNSEEN, PATIENTS = 10_000_019, 40
 """digital patients that no training draws: the seed of the first, and how many"""
-QUESTIONS = {"sequence": "{} MRI", "body_region": "MRI of the {}", "plane": "{} MRI"}
 FEWEST = 8
 """series that a question is asked of"""
 
@@ -97,12 +96,12 @@ def _questions(
     found = []
     with as_found(model):
         vectors = volume_vectors(model, volumes, chosen)
-        for column, words in QUESTIONS.items():
+        for column in QUESTIONS:
             values = sorted(set(rows[column].drop_nulls()) & TERMS[column].keys())
             known = rows[column].is_in(values).fill_null(False).to_numpy()
             if len(values) < 2 or known.sum() < FEWEST:
                 continue
-            prompts = model.encode_texts([words.format(TERMS[column][value]) for value in values]).cpu().numpy()
+            prompts = model.encode_texts([question(column, value) for value in values]).cpu().numpy()
             truth = np.array([values.index(value) for value in rows[column].to_numpy()[known]])
             found.append((vectors[known] @ prompts.T, truth))
     return found
