@@ -48,20 +48,21 @@ KINDS = ("", "adapters", "encoders")
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """stem `patch`: one linear patch embedding, as in a ViT; `conv`: residual convolutions, quicker to learn on little data.
+    """stem `patch`: one linear patch embedding, as in a ViT; `conv`: convolutions, quicker to learn on little data.
 
-    Errors: DecipherError for an unknown value of `families`, or an adapter without width.
+    Errors: DecipherError for an unknown value of `families`, an adapter without width, or convolutions whose levels do not end
+    at a patch.
     """
 
-    version: int = 2
+    version: int = 3
     """raised with any change of meaning: weights of another version are not loaded"""
     stem: str = "patch"
     patch: Edges = (8, 8, 8)
     """edges of a token in voxels"""
     conv_widths: tuple[int, ...] = ()
-    conv_blocks: tuple[int, ...] = ()
+    """channels of each level of convolutions, which halves the edges"""
     conv_pool: int = 1
-    """edge of the cubes averaged before anything is computed, and again after the last convolution level"""
+    """edge of the cubes averaged before anything is computed"""
     width: int = 384
     depth: int = 12
     heads: int = 6
@@ -77,6 +78,12 @@ class VisionConfig:
         if self.families not in KINDS:
             raise DecipherError(
                 f"An encoder has no families {self.families!r}.", 'Take "adapters", "encoders", or "" for none.'
+            )
+        edge = self.conv_pool * 2 ** len(self.conv_widths)
+        if self.stem == "conv" and self.patch != (edge,) * 3:
+            raise DecipherError(
+                f"Convolutions that end at {edge} voxels an edge make no patches of {self.patch}.",
+                "Each of conv_widths doubles conv_pool.",
             )
         if self.adapter_width < 1:
             raise DecipherError(f"An adapter cannot be {self.adapter_width} wide.", "Take 1 or more; 32 is usual.")
@@ -116,9 +123,8 @@ class ModelConfig:
 
     @staticmethod
     def from_json(found: dict[str, Any]) -> "ModelConfig":
-        vision = {"version": 1, **found["vision"], "patch": edges(found["vision"]["patch"])}
-        for name in ("conv_widths", "conv_blocks"):
-            vision[name] = tuple(vision[name])
+        vision = {**found["vision"], "patch": edges(found["vision"]["patch"])}
+        vision["conv_widths"] = tuple(vision["conv_widths"])
         return ModelConfig(
             name=found["name"],
             dim=found["dim"],
@@ -143,8 +149,7 @@ SIZES = {
     "mini": VisionConfig(
         stem="conv",
         patch=(16, 16, 16),
-        conv_widths=(32, 128),
-        conv_blocks=(1, 2),
+        conv_widths=(32, 64, 128),
         conv_pool=2,
         width=256,
         depth=2,

@@ -6,15 +6,16 @@ Decisions:
 - A writer and a detector stand on the encoder's features and are no part of the encoder: they lie in writer/ and detector/,
   and are read only where they are asked for.
 - Vectors come out with unit length, so a dot product is a cosine.
-- What training measures once it is over (MEASURED) is no weight: it is saved where it was measured, and a model without is
-  written, and gives vectors, as before there was any.
+- What training fixes once it is over (FIXED) is no weight: it is saved where it was fixed, and a model without is written,
+  and gives vectors, as before there was any.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,24 +31,26 @@ from models.parts import load_detector, load_writer, save_part
 from models.prepare import Prepared, collate, prepare
 from models.report import Writer
 from models.text import TextEncoder
-from models.vision import VisionFeatures
+from models.vision import TOLD, VisionFeatures
 from models.volume import Volume
 
 BASE = "text.base."
 """how the names of the text base's weights begin"""
 PARTS = ("writer.", "detector.")
 """how the names of weights begin that are no part of the encoder"""
-MEASURED = ("centre", "certainty")
-"""zeros until training.standardise has measured them"""
+FIXED = ("shares", "centre", "certainty")
+"""zeros until training.standardise has fixed them"""
 
 
 class Decipher(nn.Module):
     """vision: volumes to (B, dim); text: texts to (B, dim); scale: the learned inverse temperature of their cosine.
 
-    centre (dim,): what volume vectors of unit length have in common, taken off them; certainty (1,): `certain_scale`, or 0.
+    shares (TOLD,): what each part counts of the volume vector, or zeros; centre (dim,): what volume vectors of unit length have
+    in common, taken off them; certainty (1,): `certain_scale`, or 0.
     writer, detector: what was trained on the features, or None.
     """
 
+    shares: torch.Tensor
     centre: torch.Tensor
     certainty: torch.Tensor
     writer: Writer | None
@@ -60,6 +63,7 @@ class Decipher(nn.Module):
         self.vision = make_vision(config.vision, config.dim)
         self.text = TextEncoder(config.text, config.dim, folder)
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one axis, since FSDP shards no scalars
+        self.register_buffer("shares", torch.zeros(TOLD), persistent=False)
         self.register_buffer("centre", torch.zeros(config.dim), persistent=False)
         self.register_buffer("certainty", torch.zeros(1), persistent=False)
         self.register_module("writer", None)
@@ -80,8 +84,13 @@ class Decipher(nn.Module):
     def encode_prepared(self, batch: Prepared) -> VisionFeatures:
         """Features of a prepared batch with the volume vectors (B, dim) at unit length, `centre` taken off."""
         found = self.vision(batch)
-        volume = found.volume - found.volume.norm(dim=-1, keepdim=True) * self.centre
-        return VisionFeatures(F.normalize(volume, dim=-1), found.patches, found.valid, found.position_mm)
+        volume = self._weighed(found.parts) if self.shares.any() else found.volume
+        volume = volume - volume.norm(dim=-1, keepdim=True) * self.centre
+        return replace(found, volume=F.normalize(volume, dim=-1))
+
+    def _weighed(self, parts: torch.Tensor) -> torch.Tensor:
+        """Parts (B, TOLD, dim), each at unit length, by their shares: (B, dim)."""
+        return (F.normalize(parts, dim=-1) * self.shares[:, None]).sum(dim=1)
 
     def encode_volumes(self, volumes: Sequence[Volume]) -> torch.Tensor:
         """Unit vectors (B, dim), float32, of volumes as they were read."""
@@ -95,9 +104,9 @@ class Decipher(nn.Module):
 
     def trained_state(self) -> dict[str, torch.Tensor]:
         """What training may have changed of the encoder: everything, but the text base only where it is the model's own, and
-        of MEASURED what was measured."""
+        of FIXED what was fixed."""
         state = {k: v for k, v in self.state_dict().items() if not k.startswith(PARTS)}
-        state |= {name: getattr(self, name) for name in MEASURED if getattr(self, name).any()}
+        state |= {name: getattr(self, name) for name in FIXED if getattr(self, name).any()}
         return {k: v for k, v in state.items() if self.text.own or not k.startswith(BASE)}
 
     def save(self, folder: Path, card: str = "") -> None:
@@ -129,12 +138,13 @@ def load(name: str | None = None, heads: bool = False) -> Decipher:
 
     folder = model_folder(name)
     try:
-        config = ModelConfig.from_json(json.loads((folder / "config.json").read_text()))
-        _check_version(folder, config)
+        found = json.loads((folder / "config.json").read_text())
+        _check_version(folder, found["vision"])
+        config = ModelConfig.from_json(found)
         with unset_weights():
             model = Decipher(config, folder)
         state = {k: torch.atleast_1d(v.float()) for k, v in load_file(folder / WEIGHTS).items()}
-        for name in MEASURED:
+        for name in FIXED:
             getattr(model, name).copy_(state.pop(name, torch.zeros(())))
         missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as wrong:
@@ -147,8 +157,8 @@ def load(name: str | None = None, heads: bool = False) -> Decipher:
     return model.eval()
 
 
-def _check_version(folder: Path, config: ModelConfig) -> None:
-    made, now = config.vision.version, VisionConfig().version
+def _check_version(folder: Path, vision: Mapping[str, Any]) -> None:
+    made, now = vision.get("version", 1), VisionConfig().version
     if made != now:
         raise DecipherError(
             f"The model in {folder} is for version {made} of the encoder, and this is version {now}.",

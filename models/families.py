@@ -83,10 +83,15 @@ class FamilyEncoders(nn.Module):
         """All encoders in the order of FAMILIES, the shared one last: family -1 is a place in this list too."""
         return [*cast(Iterable[VisionEncoder], self.encoders.values()), self.shared]
 
-    def train_with(self, recompute: bool = False, part_dropout: float = 0.0) -> None:
+    @property
+    def recompute(self) -> bool:
         """VisionEncoder's, of all members."""
+        return self.shared.recompute
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
         for encoder in self.members():
-            encoder.train_with(recompute, part_dropout)
+            encoder.recompute = value
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile each member: which volumes go where is no matter for a compiler."""

@@ -9,6 +9,9 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
+"""by which a ReLU of standard normal values has deviation 1"""
+
 
 class DropPath(nn.Module):
     """Stochastic depth: drops a sample's whole residual branch with probability `rate` (Huang et al., 2016)."""
@@ -54,6 +57,23 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         x = x + self.drop(self.scale1 * self.attention(self.norm1(x), valid))
         return x + self.drop(self.scale2 * self.mlp(self.norm2(x)))
+
+
+class ScaledConv(nn.Conv3d):
+    """A 3x3x3 convolution of standardised weights and a learned gain, and a ReLU: what comes out has the scale of what came in
+    (Brock et al., 2021).
+
+    It needs no norm: group norm takes out of a volume how bright it is as a whole, batch norm makes it depend on others.
+    """
+
+    def __init__(self, before: int, after: int, stride: int = 1) -> None:
+        super().__init__(before, after, 3, stride, padding=1)
+        self.gain = nn.Parameter(torch.ones(after))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.weight.flatten(1)
+        scaled = F.normalize(rows - rows.mean(dim=1, keepdim=True), dim=1) * self.gain[:, None]
+        return RELU_GAIN * F.relu(F.conv3d(x, scaled.view_as(self.weight), self.bias, self.stride, self.padding))
 
 
 class ResidualConv(nn.Module):

@@ -9,12 +9,14 @@ Decisions:
 - Register tokens (Darcet et al., 2024) and layer scale, as DINOv2 has them.
 - Masked tokens are hidden twice, as pixels before anything is computed of them and as tokens after the stem, since a
   convolution sees its neighbours.
-- The volume vector is read from the class token, the mean of the valid patches, and the intensity histogram of the body
-  and of the middle: to first order the histogram names the sequence, and convolutions take long to find it by themselves.
+- The volume vector is the sum of what three parts say: the class token and the mean of the patches; the mean of the stem's
+  tokens, whose textures and edges name a sequence at sites that were never seen; and the intensity histogram of the body
+  and of the middle, which names it to first order.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from einops import rearrange
@@ -23,18 +25,20 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models.config import Edges, VisionConfig
-from models.layers import Block, ResidualConv, fourier_positions
+from models.layers import Block, ScaledConv, fourier_positions
 from models.prepare import GEOMETRY, Prepared
 
 
 @dataclass(frozen=True)
 class VisionFeatures:
-    """volume (B, E); patches (B, N, E); valid (B, N) bool, false on padding; position_mm (B, N, 3) from the box's centre."""
+    """volume (B, E), the sum of its parts (B, P, E); patches (B, N, E); valid (B, N) bool, false on padding; position_mm
+    (B, N, 3) from the box's centre."""
 
     volume: torch.Tensor
     patches: torch.Tensor
     valid: torch.Tensor
     position_mm: torch.Tensor
+    parts: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Masking:
     token: torch.Tensor
 
 
+TOLD = 3
+"""parts that the volume vector is the sum of: tokens, stem, histogram"""
 CHANNELS = 2
 BINS = 24
 BODY = 0.2
@@ -52,19 +58,15 @@ BODY = 0.2
 
 
 class ConvStem(nn.Module):
-    """(B, 2, I, J, K), pooled before, to (B, width, ...): one strided convolution and residual blocks a level, and a pool."""
+    """(B, 2, I, J, K), pooled before, to (B, width, ...): two convolutions a level, each level of half the edge before."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         widths = config.conv_widths
         layers: list[nn.Module] = []
-        for before, after, count in zip((CHANNELS, *widths[:-1]), widths, config.conv_blocks, strict=True):
-            layers.append(nn.Conv3d(before, after, 3, stride=2, padding=1))
-            layers.extend(ResidualConv(after) for _ in range(count))
-        last = nn.Conv3d(widths[-1], config.width, 1)
-        self.layers = nn.Sequential(
-            *layers, nn.GroupNorm(8, widths[-1]), nn.GELU(), last, nn.AvgPool3d(config.conv_pool)
-        )
+        for before, after in pairwise((CHANNELS, *widths)):
+            layers += [ScaledConv(before, after, stride=2), ScaledConv(after, after)]
+        self.layers = nn.Sequential(*layers, nn.Conv3d(widths[-1], config.width, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x.contiguous(memory_format=torch.channels_last_3d))
@@ -76,7 +78,7 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: VisionConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        self.train_with()
+        self.recompute = False
         if config.stem == "conv":
             self.stem: nn.Module = ConvStem(config)
         else:
@@ -91,13 +93,8 @@ class VisionEncoder(nn.Module):
         self.histogram = nn.Sequential(
             nn.Linear(2 * BINS, config.width), nn.GELU(), nn.Linear(config.width, config.width)
         )
-        self.to_volume = nn.Linear(3 * config.width, dim)
+        self.to_volume = nn.ModuleList(nn.Linear(times * config.width, dim) for times in (2, 1, 1))
         self.to_patch = nn.Linear(config.width, dim)
-
-    def train_with(self, recompute: bool = False, part_dropout: float = 0.0) -> None:
-        """What holds in training alone. recompute: blocks are computed again in the backward pass, less memory for more time;
-        part_dropout: share of the volumes whose vector is read from the tokens alone or from the histogram alone."""
-        self.recompute, self.part_dropout = recompute, part_dropout
 
     def forward(
         self, batch: Prepared, geometry_known: torch.Tensor | None = None, masking: Masking | None = None
@@ -110,22 +107,14 @@ class VisionEncoder(nn.Module):
         if masking is not None:
             tokens = torch.where(masking.tokens[..., None], masking.token.to(tokens.dtype), tokens)
         position_mm, valid = token_places(batch, self.config.patch)
-        tokens = tokens + fourier_positions(position_mm, tokens.shape[-1]).to(tokens.dtype)
+        placed = tokens + fourier_positions(position_mm, tokens.shape[-1]).to(tokens.dtype)
         extra = torch.cat([self._learned(batch), self._acquired(batch, geometry_known)], dim=1)
-        x = self._transform(extra, tokens, valid, batch.family)
+        x = self._transform(extra, placed, valid, batch.family)
         patches = x[:, extra.shape[1] :]
-        share = valid[..., None] / valid.sum(dim=1)[:, None, None]
-        shapes = torch.cat([x[:, 0], (patches * share).sum(dim=1)], dim=-1)
-        intensities = self.histogram(intensity_histogram(seen, content))
-        volume = self.to_volume(torch.cat(self._parts(shapes, intensities), dim=-1))
-        return VisionFeatures(volume, self.to_patch(patches), valid, position_mm)
-
-    def _parts(self, shapes: torch.Tensor, intensities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the volume vector is read from, both (B, ...); in training now and then one alone, so that each learns to do."""
-        if not self.training or not self.part_dropout:
-            return shapes, intensities
-        drawn = torch.rand(len(shapes), 1, device=shapes.device)
-        return shapes * (drawn >= self.part_dropout / 2), intensities * (drawn < 1 - self.part_dropout / 2)
+        whole = torch.cat([x[:, 0], _mean(patches, valid)], dim=-1)
+        told = (whole, _mean(tokens, valid), self.histogram(intensity_histogram(seen, content)))
+        parts = torch.stack([layer(part) for layer, part in zip(self.to_volume, told, strict=True)], dim=1)
+        return VisionFeatures(parts.sum(dim=1), self.to_patch(patches), valid, position_mm, parts)
 
     def _learned(self, batch: Prepared) -> torch.Tensor:
         """The class token and the registers (B, 1 + registers, width)."""
@@ -153,6 +142,11 @@ class VisionEncoder(nn.Module):
     def _level(self, number: int, x: torch.Tensor, look: torch.Tensor, family: torch.Tensor) -> torch.Tensor:
         """All tokens (B, H + N, width) through block `number`; a volume's family (B,) means nothing here."""
         return self.blocks[number](x, look)
+
+
+def _mean(tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Of the valid (B, N) tokens (B, N, width): (B, width)."""
+    return (tokens * (valid / valid.sum(dim=1, keepdim=True))[..., None]).sum(dim=1)
 
 
 def hide(pixels: torch.Tensor, tokens: torch.Tensor, patch: Edges) -> torch.Tensor:

@@ -81,7 +81,7 @@ def test_the_passport_follows_weights_and_preparation(folder: Path, tmp_path: Pa
     assert first["name"] == "test" and first["dim"] == 384 and len(first["hash"]) == 32
     model = load(str(folder))
     with torch.no_grad():
-        model.vision.to_volume.bias[0] += 0.01
+        model.vision.to_volume[0].bias[0] += 0.01
     model.save(tmp_path / "other")
     other = passport(str(tmp_path / "other"))
     assert other["hash"] != first["hash"] and other["prepare"] == first["prepare"]
@@ -96,9 +96,10 @@ def test_a_model_for_another_version_of_the_encoder_is_refused(folder: Path, tmp
     load(str(folder)).save(tmp_path / "old")
     path = tmp_path / "old" / "config.json"
     config = json.loads(path.read_text())
-    assert config["vision"].pop("version") == 2
+    assert config["vision"].pop("version") == 3
+    config["vision"]["conv_blocks"] = [1, 2]  # of a time when there was such a thing
     path.write_text(json.dumps(config))
-    with pytest.raises(DecipherError, match=r"version 1 of the encoder, and this is version 2") as told:
+    with pytest.raises(DecipherError, match=r"version 1 of the encoder, and this is version 3") as told:
         load(str(tmp_path / "old"))
     assert "Train it again" in told.value.hint
 
@@ -206,7 +207,8 @@ def equipped(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def seen() -> VisionFeatures:
-    return VisionFeatures(torch.ones(2, 384), torch.ones(2, 3, 384), torch.ones(2, 3).bool(), torch.zeros(2, 3, 3))
+    whole, three = torch.ones(2, 384), torch.ones(2, 3, 384)
+    return VisionFeatures(whole, three, torch.ones(2, 3).bool(), torch.zeros(2, 3, 3), three / 3)
 
 
 def study() -> StudyFeatures:

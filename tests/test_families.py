@@ -31,9 +31,7 @@ from training.shards import COLUMNS, Shard
 
 PLAIN = VisionConfig(width=48, depth=2, heads=3, registers=2)
 ADAPTERS, ENCODERS = (replace(PLAIN, families=kind, adapter_width=5) for kind in ("adapters", "encoders"))
-CONV = VisionConfig(
-    stem="conv", conv_widths=(8, 16, 24), conv_blocks=(1, 1, 1), width=48, depth=2, heads=3, families="encoders"
-)
+CONV = VisionConfig(stem="conv", conv_widths=(8, 16, 24), width=48, depth=2, heads=3, families="encoders")
 KINDS = pytest.mark.parametrize("config", [ADAPTERS, ENCODERS], ids=["adapters", "encoders"])
 MIXED = (2, -1, 0, 2, 7, 0)
 
@@ -263,7 +261,7 @@ def moved(vision: Vision) -> set[str]:
 def test_a_family_learns_from_its_own_volumes(config: VisionConfig, alone: set[str], recompute: bool) -> None:
     """And all other weights get a gradient, of zero."""
     vision = encoder(config).train()
-    vision.train_with(recompute)
+    vision.recompute = recompute
     found = vision(volumes())
     found.volume[0].square().sum().backward(retain_graph=True)
     found.patches[0].square().sum().backward()
@@ -278,7 +276,7 @@ def test_recomputed_gradients_are_the_same() -> None:
     gradients = []
     for recompute in (False, True):
         vision = encoder(ADAPTERS).train()
-        vision.train_with(recompute)
+        vision.recompute = recompute
         vision(volumes()).volume.square().sum().backward()
         gradients.append([p.grad for p in vision.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 40
@@ -296,8 +294,8 @@ def test_encoders_without_volumes_are_not_run_outside_training(monkeypatch: pyte
     with torch.inference_mode():
         vision(volumes((2, 2, 2)))
     assert seen == [(2, 2), (2, 2)], "pairs, the odd one with its copy"
-    vision.train_with(recompute=True, part_dropout=0.2)
-    assert all(member.recompute and member.part_dropout == 0.2 for member in vision.members())
+    vision.recompute = True
+    assert vision.recompute and all(member.recompute for member in vision.members())
 
 
 @pytest.mark.parametrize("config", [ADAPTERS, ENCODERS, CONV], ids=["adapters", "encoders", "conv"])

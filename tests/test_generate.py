@@ -28,7 +28,8 @@ def features(count: int = 6) -> VisionFeatures:
     made = torch.Generator().manual_seed(2)
     patches = torch.randn(count, 5, 16, generator=made)
     valid = torch.rand(count, 5, generator=made) < 0.7
-    return VisionFeatures(torch.randn(count, 16, generator=made), patches, valid, torch.zeros(count, 5, 3))
+    volume = torch.randn(count, 16, generator=made)
+    return VisionFeatures(volume, patches, valid, torch.zeros(count, 5, 3), volume[:, None])
 
 
 def only(seen: VisionFeatures, row: int) -> VisionFeatures:

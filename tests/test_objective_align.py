@@ -9,10 +9,10 @@ import torch
 from models.config import ModelConfig, PrepareConfig, VisionConfig
 from models.decipher import Decipher
 from models.prepare import Prepared
-from training.captions import VALUES
+from training.captions import ATTRIBUTES, VALUES
 from training.compute import Compute
 from training.config import TrainConfig
-from training.objectives.align import Align, many_positive_contrast, view_contrast
+from training.objectives.align import HEADED, Align, many_positive_contrast, view_contrast
 from training.pairs import PairBatch
 
 TINY = ModelConfig(
@@ -123,6 +123,36 @@ def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
         for logits in (views @ texts.T / 0.07 for views in views)
     ]
     assert found["contrast"] == pytest.approx(np.mean(by_hand), rel=1e-4)
+
+
+def test_each_part_of_the_volume_vector_answers_alone() -> None:
+    """Contrast and heads of tokens, stem and histogram by themselves; the temperature is learned from the whole alone."""
+    torch.manual_seed(0)
+    objective = Align(Decipher(TINY), TrainConfig(heads_weight=0.7, parts_weight=0.4, image_weight=0.0))
+    pairs = batch(6)
+    pairs = replace(pairs, attributes=torch.randint(0, 2, pairs.attributes.shape))
+    found = objective(pairs, Compute())
+    by_name = {name: float(value.detach()) for name, value in found.items()}
+    assert by_name["loss"] == pytest.approx(
+        by_name["contrast"] + 0.7 * by_name["heads"] + 0.4 * by_name["parts"], rel=1e-6
+    )
+    model = objective.model
+    with torch.no_grad():
+        texts = torch.nn.functional.normalize(model.text(pairs.sentences), dim=1).double().numpy()
+        parts = [part for view in pairs.views for part in model.vision(view).parts.unbind(dim=1)]
+        unit = [torch.nn.functional.normalize(part, dim=1).double().numpy() for part in parts]
+        named = [[-head(part).log_softmax(dim=1).double().numpy() for head in objective.heads] for part in parts]
+    own = np.eye(6, dtype=bool)
+    answers = [pairs.attributes[:, ATTRIBUTES.index(name)].numpy() for name in HEADED]
+    expected = []
+    for vectors, losses in zip(unit, named, strict=True):
+        logits = vectors @ texts.T / 0.07
+        contrast = (contrast_by_hand(logits, own, ~own) + contrast_by_hand(logits.T, own, ~own)) / 2
+        heads = np.mean([loss[np.arange(6), said].mean() for loss, said in zip(losses, answers, strict=True)])
+        expected.append(contrast + 0.7 * heads)
+    assert by_name["parts"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert torch.autograd.grad(found["parts"], model.log_scale, retain_graph=True, allow_unused=True) == (None,)
+    assert torch.autograd.grad(found["contrast"], model.log_scale)[0].abs() > 0
 
 
 def test_the_contrast_of_patients_by_hand() -> None:

@@ -29,9 +29,7 @@ from training.objectives.vision import (
 
 ONE = Compute()
 PATCH = VisionConfig(width=48, depth=1, heads=3, registers=1)
-CONV = VisionConfig(
-    stem="conv", patch=(8, 8, 8), conv_widths=(16,), conv_blocks=(1,), conv_pool=2, width=48, depth=1, heads=3
-)
+CONV = VisionConfig(stem="conv", patch=(8, 8, 8), conv_widths=(16, 16), conv_pool=2, width=48, depth=1, heads=3)
 SMALL: dict[str, Any] = {"prototypes": 32, "head_hidden": 32, "head_bottleneck": 16, "local_crops": 2}
 
 

@@ -41,7 +41,7 @@ def test_layers_further_down_learn_slower() -> None:
     rate_of = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
     named = dict(objective.named_parameters())
     expected = {
-        "head.weight": 1.0, "model.log_scale": 1.0, "model.vision.to_volume.weight": 1.0,
+        "head.weight": 1.0, "model.log_scale": 1.0, "model.vision.to_volume.0.weight": 1.0,
         "model.vision.blocks.2.attention.qkv.weight": 0.5, "model.vision.blocks.0.attention.qkv.weight": 0.125,
         "model.vision.stem.weight": 0.0625,
     }  # fmt: skip

@@ -74,12 +74,15 @@ def test_opposed_phase_cancels_where_fat_meets_water() -> None:
 
 
 def test_fluid_of_a_flair_is_dark_but_not_always_equally() -> None:
-    shares = []
-    for seed in range(60):
-        _, signal = signals("FLAIR", "brain", seed, volumetric=seed % 3 == 0)
-        shares.append(signal[Tissue.CSF] / signal[Tissue.WHITE_MATTER])
-        assert signal[Tissue.PLAQUE] > signal[Tissue.WHITE_MATTER]
-    assert max(shares) < 0.5 and np.std(shares) > 0.05
+    """Nor is grey matter always the brighter: real FLAIR from four scanners have 0.95 to 1.24 times white matter's signal."""
+    drawn = [signals("FLAIR", "brain", seed, volumetric=seed % 3 == 0)[1] for seed in range(200)]
+    fluid, gray, plaque = (
+        np.array([signal[tissue] / signal[Tissue.WHITE_MATTER] for signal in drawn])
+        for tissue in (Tissue.CSF, Tissue.GRAY_MATTER, Tissue.PLAQUE)
+    )
+    assert np.percentile(fluid, 90) < 0.5 and np.std(fluid) > 0.05 and np.median(fluid) < 0.2
+    assert np.percentile(gray, 10) < 0.95 and np.percentile(gray, 90) > 1.2
+    assert np.percentile(plaque, 5) > 1
 
 
 # What goes with what

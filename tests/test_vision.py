@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from models.config import SIZES, ModelConfig, PrepareConfig, VisionConfig
-from models.layers import fourier_positions
+from models.layers import ScaledConv, fourier_positions
 from models.prepare import Prepared
 from models.vision import BINS, Masking, VisionEncoder, contrast_channels, hide, intensity_histogram, token_places
 
 SMALL = VisionConfig(stem="patch", width=48, depth=2, heads=3, registers=2)
-CONV = VisionConfig(stem="conv", conv_widths=(8, 16, 24), conv_blocks=(1, 1, 1), width=48, depth=2, heads=3)
+CONV = VisionConfig(stem="conv", conv_widths=(8, 16, 24), width=48, depth=2, heads=3)
 
 
 def batch(count: int = 2, box: int = 32) -> Prepared:
@@ -95,7 +95,7 @@ def test_recomputing_blocks_gives_the_same_gradient() -> None:
     gradients = []
     for recompute in (False, True):
         model.zero_grad()
-        model.train_with(recompute)
+        model.recompute = recompute
         model(batch()).volume.square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
@@ -121,24 +121,44 @@ def test_geometry_can_be_hidden() -> None:
     assert torch.allclose(model(one, hidden).volume, model(other, hidden).volume, atol=1e-6)
 
 
-def test_each_part_of_the_volume_vector_is_shown_alone() -> None:
-    """With every volume's parts parted: tokens alone change nothing where the histogram is shown, and the other way round."""
+@pytest.mark.parametrize("config", [SMALL, CONV], ids=["patch", "conv"])
+def test_the_volume_vector_is_the_sum_of_what_its_parts_say(config: VisionConfig) -> None:
+    """Tokens, stem and histogram, each of which says nothing else when another falls silent."""
     torch.manual_seed(0)
-    model = VisionEncoder(SMALL, 64).train()
-    model.train_with(part_dropout=1.0)
-    histogram = model.to_volume.weight[:, 2 * SMALL.width :]
-    shown = model.histogram(intensity_histogram(*contrast_channels(batch(16)))) @ histogram.T + model.to_volume.bias
-    volume = model(batch(16)).volume
-    bright = torch.isclose(volume, shown, atol=1e-5).all(dim=1)
-    assert 3 <= int(bright.sum()) <= 13
-    model.to_volume.weight.data[:, 2 * SMALL.width :] = 0
-    without = model(batch(16)).volume
-    spread = torch.isclose(without, model.to_volume.bias, atol=1e-5).all(dim=1)
-    assert 3 <= int(spread.sum()) <= 13
-    model.train_with()
-    both = model(batch(16)).volume
-    assert torch.allclose(both, model.eval()(batch(16)).volume, atol=1e-6)
-    assert torch.allclose(without[~spread], both[~spread], atol=1e-5)
+    model = VisionEncoder(config, 64).eval()
+    found = model(batch())
+    assert found.parts.shape == (2, 3, 64)
+    assert torch.allclose(found.volume, found.parts.sum(dim=1), atol=1e-6)
+    seen, content = contrast_channels(batch())
+    stem = model.stem(seen).flatten(2).transpose(1, 2)
+    mean = torch.stack([tokens[valid].mean(dim=0) for tokens, valid in zip(stem, found.valid, strict=True)])
+    assert torch.allclose(found.parts[:, 1], model.to_volume[1](mean), atol=1e-5)
+    assert torch.allclose(found.parts[:, 2], model.to_volume[2](model.histogram(intensity_histogram(seen, content))))
+    for layer in model.blocks:
+        torch.nn.init.zeros_(layer.scale1), torch.nn.init.zeros_(layer.scale2)
+    silent = model(batch())
+    assert torch.equal(silent.parts[:, 1:], found.parts[:, 1:])
+    assert not torch.allclose(silent.parts[:, 0], found.parts[:, 0], atol=1e-3)
+
+
+def test_a_scaled_convolution_by_hand() -> None:
+    """Weights of no mean and unit length; brightness of the whole goes through, and scale stays over many layers."""
+    torch.manual_seed(0)
+    layer = ScaledConv(3, 5)
+    layer.gain.data.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 6, 6, 6)
+    rows = layer.weight.detach().double().flatten(1).numpy()
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    rows *= (layer.gain.detach().double().numpy() / np.sqrt((rows**2).sum(axis=1)))[:, None]
+    cube = x[1, :, 1:4, 2:5, 3:6].double().numpy().ravel()
+    expected = np.maximum(rows @ cube + layer.bias.detach().double().numpy(), 0) * np.sqrt(2 / (1 - 1 / np.pi))
+    assert layer(x)[1, :, 2, 3, 4].detach().numpy() == pytest.approx(expected, abs=1e-5)
+    deep = torch.nn.Sequential(*(ScaledConv(32, 32) for _ in range(8)))
+    for one in deep:
+        torch.nn.init.zeros_(one.bias)
+    with torch.no_grad():
+        spread = float(deep(torch.randn(2, 32, 12, 12, 12))[:, :, 4:8, 4:8, 4:8].std())
+    assert 0.5 < spread < 2
 
 
 def test_base_has_the_size_of_the_paper() -> None:

@@ -165,8 +165,9 @@ def test_one_volume_or_none_is_no_error(model: Decipher, plain: TrainingSet, kin
 
 def test_constant_vectors_are_named_and_find_nothing_by_luck(model: Decipher, plain: TrainingSet) -> None:
     with torch.no_grad():
-        model.vision.to_volume.weight.zero_()
-        model.vision.to_volume.bias.fill_(1.0)
+        for layer in model.vision.to_volume:
+            layer.weight.zero_()
+            layer.bias.fill_(1.0)
     found = frozen_check(model, plain, CONFIG, with_text=True)
     assert "collapsed" in found["collapse"] and "the same" in found["collapse"]
     assert found["recall_at_1"] == found["recall_at_10"] == 0
@@ -179,7 +180,7 @@ def test_vectors_that_are_not_finite_are_named_and_give_no_figures(model: Deciph
     found = frozen_check(model, plain, CONFIG, with_text=True)
     assert "text encoder" in found["collapse"] and found.keys() == OF_VOLUMES
     with torch.no_grad():
-        model.vision.to_volume.bias.fill_(torch.nan)
+        model.vision.to_volume[0].bias.fill_(torch.nan)
     found = frozen_check(model, plain, CONFIG, with_text=True)
     assert "18 of 18 vectors are not finite" in found["collapse"]
     assert found.keys() == {"volumes", "held_out", "collapse"}
@@ -207,7 +208,7 @@ def test_training_goes_on_as_if_nothing_had_been(
     after = np.random.get_state()
     assert np.array_equal(after[1], numbers[1]) and after[2:] == numbers[2:]
     model.vision(collate([plain.sample(0)])).volume.sum().backward()
-    assert model.vision.to_volume.weight.grad is not None and not torch.is_inference_mode_enabled()
+    assert model.vision.to_volume[0].weight.grad is not None and not torch.is_inference_mode_enabled()
 
 
 def test_the_mode_comes_back_after_an_error_too(

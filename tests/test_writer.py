@@ -43,9 +43,8 @@ def features(count: int = 4, patches: int = 6, dim: int = 24) -> VisionFeatures:
     valid = torch.ones(count, patches, dtype=torch.bool)
     valid[:, patches - 2 :] = False
     volume = torch.randn(count, dim, generator=made)
-    return VisionFeatures(
-        volume, torch.randn(count, patches, dim, generator=made), valid, torch.zeros(count, patches, 3)
-    )
+    seen = torch.randn(count, patches, dim, generator=made)
+    return VisionFeatures(volume, seen, valid, torch.zeros(count, patches, 3), volume[:, None])
 
 
 def test_the_vocabulary_is_the_pieces_of_the_texts() -> None:

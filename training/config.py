@@ -102,8 +102,6 @@ class TrainConfig:
     """folder of prepared shards; empty: inside the run"""
     geometry_dropout: float = 0.3
     """share of the volumes whose spacing and field of view are hidden from the encoder"""
-    part_dropout: float = 0.0
-    """share of the volumes whose vector is read from the tokens or from the histogram alone"""
     recontrast: float = 0.0
     """share of the T1-weighted brains that are drawn with a contrast made from theirs"""
 
@@ -155,6 +153,10 @@ class TrainConfig:
     """weight of stage 1's losses in stage align"""
     heads_weight: float = 0.0
     """weight of the attribute heads in stage align"""
+    parts_weight: float = 0.0
+    """weight of contrast and heads on each part of the volume vector alone, in stage align"""
+    histogram_share: float = 0.0
+    """what the histogram counts of the volume vector once stage align is over, parts at unit length; 0: their sum as trained"""
     views_weight: float = 0.0
     """weight of the contrast between two views of a volume in stage align"""
 

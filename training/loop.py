@@ -127,7 +127,7 @@ class Stage:
     def _set_up(self, objective: nn.Module, model: Decipher) -> None:
         """Give objective and optimiser to the devices, and restore what belongs to them."""
         config, fabric = self.config, self.fabric
-        model.vision.train_with(config.recompute, config.part_dropout)
+        model.vision.recompute = config.recompute
         if config.compile == "yes" or (config.compile == "auto" and fabric.device.type == "cuda"):
             model.vision.compile()
         self.spare = copy.deepcopy(model) if is_sharding(fabric) else None

@@ -1,7 +1,9 @@
-"""What is measured of an aligned model once its training is over, and kept in it: the centre of the volumes' vectors, and how
-sure their cosines with prompts are.
+"""What is fixed of an aligned model once its training is over, and kept in it: what each part of the volumes' vectors counts,
+their centre, and how sure their cosines with prompts are.
 
 Decisions
+- What counts: the histogram names sequences of sites that were never seen better than stem and tokens, which know much else and
+  say it louder. So each part is taken at unit length, and config.histogram_share is the histogram's; the others share the rest.
 - Half the mean of the volume vectors, as training draws them, is taken off every volume vector. A contrast ranks texts by
   cosine less half of what all volumes have in common with each text (distribution normalisation, Zhou et al., "Test-time
   distribution normalization", NeurIPS 2023); here the mean is that of training and fixed in the model, so that a vector does
@@ -20,6 +22,7 @@ import torch
 
 from index.caption import QUESTIONS, TERMS, question
 from models.decipher import Decipher
+from models.vision import TOLD
 from training.calibration import fit_scale
 from training.config import TrainConfig
 from training.data import TrainingSet, rng_of
@@ -39,8 +42,9 @@ FEWEST = 8
 
 
 def settle(model: Decipher, data: TrainingSet, config: TrainConfig, run: Path, told: Told) -> None:
-    """Measure the centre and the certainty of a model that was aligned with texts, in place, and write what the frozen check
-    finds of it from now on to `run`/metrics.jsonl."""
+    """Fix the shares, the centre and the certainty of a model that was aligned with texts, in place, and write what the frozen
+    check finds of it from now on to `run`/metrics.jsonl."""
+    set_shares(model, config.histogram_share)
     set_centre(model, data, config)
     set_certainty(model, data, config)
     stage = config.stages[-1]
@@ -51,6 +55,12 @@ def settle(model: Decipher, data: TrainingSet, config: TrainConfig, run: Path, t
         {"stage": stage, "step": steps, "steps": steps, "check": True, "certain_scale": model.certain_scale, **found}
     )
     record.close()
+
+
+def set_shares(model: Decipher, histogram: float) -> None:
+    """Of tokens, stem and histogram in the volume vector; histogram 0: the vector is their sum, as it was trained."""
+    rest = (1 - histogram) / 2
+    model.shares.copy_(torch.tensor([rest, rest, histogram] if histogram else [0.0] * TOLD).half())
 
 
 def set_centre(model: Decipher, data: TrainingSet, config: TrainConfig) -> None:

@@ -32,7 +32,8 @@ POINTING_TEMPERATURE = 0.1
 
 
 class Align(nn.Module):
-    """loss = contrast of volumes with texts + heads_weight * attribute heads + views_weight * contrast of two views
+    """loss = contrast of volumes with texts + heads_weight * attribute heads + parts_weight * both of these of each part of the
+    volume vector alone + views_weight * contrast of two views
     + subject_weight * contrast of patients + pointing_weight * contrast of a lesion's patches with all others of its volume
     + image_weight * stage 1's loss + language_weight and wordings_weight * losses on text alone.
 
@@ -42,7 +43,11 @@ class Align(nn.Module):
         super().__init__()
         self.model = model
         self.weights = {"heads": config.heads_weight, "views": config.views_weight, "images": config.image_weight}
-        self.weights |= {"subjects": config.subject_weight, "pointing": config.pointing_weight}
+        self.weights |= {
+            "parts": config.parts_weight,
+            "subjects": config.subject_weight,
+            "pointing": config.pointing_weight,
+        }
         self.subject = nn.Linear(model.config.dim, SUBJECT_WIDTH) if config.subject_weight > 0 else None
         self.heads = nn.ModuleList(nn.Linear(model.config.dim, len(VALUES[name])) for name in HEADED)
         self.age = nn.Linear(model.config.dim, 1)
@@ -69,6 +74,9 @@ class Align(nn.Module):
         losses = {"contrast": torch.stack([self.contrast(self.model.scale * v @ words.T, batch) for v in unit]).mean()}
         if self.weights["heads"]:
             losses["heads"] = torch.stack([self._name(v, batch) for v in volumes]).mean()
+        if self.weights["parts"]:
+            parts = [part for f in found for part in compute.gather(f.parts.float()).unbind(dim=1)]
+            losses["parts"] = torch.stack([self._alone(part, words, batch) for part in parts]).mean()
         if self.weights["views"]:
             losses["views"] = view_contrast(unit[0], unit[1], batch.same_subject)
         if self.subject is not None:
@@ -80,6 +88,11 @@ class Align(nn.Module):
         if self.images is not None and batch.crops is not None:
             losses["images"] = self.images(batch.crops, compute)["loss"]
         return losses
+
+    def _alone(self, part: torch.Tensor, words: torch.Tensor, batch: PairBatch) -> torch.Tensor:
+        """Contrast and heads of one part (P, E) of the volume vectors, at the temperature that the whole has learned."""
+        logits = self.model.scale.detach() * F.normalize(part, dim=-1) @ words.T
+        return self.contrast(logits, batch) + self.weights["heads"] * self._name(part, batch)
 
     def _patients(self, head: nn.Module, volumes: list[torch.Tensor], batch: PairBatch) -> torch.Tensor:
         """Mean over views (P, E) of the contrast of each series with its partner against series of other patients."""

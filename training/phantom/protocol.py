@@ -85,7 +85,8 @@ def _draw_t2(sequence: str, region: str, field_t: float, volumetric: bool, rng: 
     te = rng.uniform(86, 130) if rng.random() < 0.85 else rng.uniform(130, 200)
     if region == "heart":
         te = rng.uniform(60, 100)
-    return Protocol(sequence, "spin_echo", field_t, rng.uniform(3000, 6500), te)
+    share = rng.uniform(0.4, 1.0)
+    return Protocol(sequence, "spin_echo", field_t, rng.uniform(3000, 6500), te, t2_share=share)
 
 
 def _draw_pd(sequence: str, region: str, field_t: float, volumetric: bool, rng: np.random.Generator) -> Protocol:
@@ -96,8 +97,10 @@ def _draw_flair(sequence: str, region: str, field_t: float, volumetric: bool, rn
     """2D with a long TR, or 3D with a short one, whose white matter is about as bright as grey."""
     long = rng.random() < (0.3 if volumetric else 0.8)
     tr = rng.uniform(7500, 11000) if long else rng.uniform(4800, 7500)
-    ti = _fluid_null_ms(field_t, tr) * rng.uniform(0.95, 1.04)
-    return Protocol(sequence, "inversion_recovery", field_t, tr, rng.uniform(80, 145), ti)
+    ti = _fluid_null_ms(field_t, tr) * rng.uniform(0.86, 1.08)
+    return Protocol(
+        sequence, "inversion_recovery", field_t, tr, rng.uniform(80, 145), ti, t2_share=rng.uniform(0.25, 1.0)
+    )
 
 
 def _draw_stir(sequence: str, region: str, field_t: float, volumetric: bool, rng: np.random.Generator) -> Protocol:
