@@ -31,7 +31,7 @@ from models.parts import load_detector, load_writer, save_part
 from models.prepare import Prepared, collate, prepare
 from models.report import Writer
 from models.text import TextEncoder
-from models.vision import TOLD, VisionFeatures
+from models.vision import VOLUME_PARTS, VisionFeatures
 from models.volume import Volume
 
 BASE = "text.base."
@@ -45,8 +45,8 @@ FIXED = ("shares", "centre", "certainty")
 class Decipher(nn.Module):
     """vision: volumes to (B, dim); text: texts to (B, dim); scale: the learned inverse temperature of their cosine.
 
-    shares (TOLD,): what each part counts of the volume vector, or zeros; centre (dim,): what volume vectors of unit length have
-    in common, taken off them; certainty (1,): `certain_scale`, or 0.
+    shares (P,): what each of VOLUME_PARTS counts, or zeros where the volume vector is their plain sum; centre (dim,): what
+    volume vectors of unit length have in common, taken off them; certainty (1,): `certain_scale`, or 0.
     writer, detector: what was trained on the features, or None.
     """
 
@@ -63,7 +63,7 @@ class Decipher(nn.Module):
         self.vision = make_vision(config.vision, config.dim)
         self.text = TextEncoder(config.text, config.dim, folder)
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one axis, since FSDP shards no scalars
-        self.register_buffer("shares", torch.zeros(TOLD), persistent=False)
+        self.register_buffer("shares", torch.zeros(len(VOLUME_PARTS)), persistent=False)
         self.register_buffer("centre", torch.zeros(config.dim), persistent=False)
         self.register_buffer("certainty", torch.zeros(1), persistent=False)
         self.register_module("writer", None)
@@ -89,7 +89,7 @@ class Decipher(nn.Module):
         return replace(found, volume=F.normalize(volume, dim=-1))
 
     def _weighed(self, parts: torch.Tensor) -> torch.Tensor:
-        """Parts (B, TOLD, dim), each at unit length, by their shares: (B, dim)."""
+        """Parts (B, P, dim), each at unit length, by their shares: (B, dim)."""
         return (F.normalize(parts, dim=-1) * self.shares[:, None]).sum(dim=1)
 
     def encode_volumes(self, volumes: Sequence[Volume]) -> torch.Tensor:

@@ -31,8 +31,8 @@ from models.prepare import GEOMETRY, Prepared
 
 @dataclass(frozen=True)
 class VisionFeatures:
-    """volume (B, E), the sum of its parts (B, P, E); patches (B, N, E); valid (B, N) bool, false on padding; position_mm
-    (B, N, 3) from the box's centre."""
+    """volume (B, E), the sum of its parts (B, P, E), in the order of VOLUME_PARTS; patches (B, N, E); valid (B, N) bool, false
+    on padding; position_mm (B, N, 3) from the box's centre."""
 
     volume: torch.Tensor
     patches: torch.Tensor
@@ -49,8 +49,8 @@ class Masking:
     token: torch.Tensor
 
 
-TOLD = 3
-"""parts that the volume vector is the sum of: tokens, stem, histogram"""
+VOLUME_PARTS = ("tokens", "stem", "histogram")
+"""what the volume vector is the sum of"""
 CHANNELS = 2
 BINS = 24
 BODY = 0.2

@@ -108,6 +108,19 @@ def test_refocusing_below_180_degrees_shows_less_t2_than_the_header_says(sequenc
     assert min(shares) < 0.5 and max(shares) > 0.9
 
 
+@pytest.mark.parametrize("sequence", ["T2", "FLAIR"])
+def test_fat_is_bright_in_a_train_of_echoes_and_in_nothing_else(sequence: str) -> None:
+    drawn = [draw_protocol(sequence, "brain", 3.0, True, np.random.default_rng(seed)) for seed in range(40)]
+    for protocol in drawn:
+        plain, bright = tissue_signal(replace(protocol, fat_gain=1.0)), tissue_signal(protocol)
+        fat = np.isin(np.arange(len(plain)), [Tissue.FAT, Tissue.FATTY_MARROW])
+        np.testing.assert_allclose(bright[fat], protocol.fat_gain * plain[fat], rtol=1e-6)
+        assert np.array_equal(bright[~fat], plain[~fat])
+    gains = [protocol.fat_gain for protocol in drawn]
+    assert 1.0 <= min(gains) < 1.2 and 1.6 < max(gains) < 1.8
+    assert draw_protocol("T1", "brain", 3.0, True, np.random.default_rng(0)).fat_gain == 1.0
+
+
 def test_contrast_agent_brightens_what_takes_it_up() -> None:
     plain, enhanced = (
         tissue_signal(draw_protocol(name, "brain", 1.5, False, np.random.default_rng(3))) for name in ("T1", "T1C")

@@ -22,7 +22,6 @@ import torch
 
 from index.caption import QUESTIONS, TERMS, question
 from models.decipher import Decipher
-from models.vision import TOLD
 from training.calibration import fit_scale
 from training.config import TrainConfig
 from training.data import TrainingSet, rng_of
@@ -58,9 +57,9 @@ def settle(model: Decipher, data: TrainingSet, config: TrainConfig, run: Path, t
 
 
 def set_shares(model: Decipher, histogram: float) -> None:
-    """Of tokens, stem and histogram in the volume vector; histogram 0: the vector is their sum, as it was trained."""
-    rest = (1 - histogram) / 2
-    model.shares.copy_(torch.tensor([rest, rest, histogram] if histogram else [0.0] * TOLD).half())
+    """What the histogram counts of the volume vector, where the others share the rest; 0: the vector is the sum, as trained."""
+    rest = (1 - histogram) / 2 if histogram else 0.0
+    model.shares.copy_(torch.tensor([rest, rest, histogram]).half())
 
 
 def set_centre(model: Decipher, data: TrainingSet, config: TrainConfig) -> None:

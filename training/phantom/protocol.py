@@ -24,6 +24,8 @@ FAT_SUPPRESSED = {  # sequence: how often, in the brain and elsewhere
     "CINE": (0.1, 0.15),
     "MRA": (0.3, 0.3),
 }
+BRIGHTEST_FAT = 1.8
+"""fat in a train of many close echoes against fat in a single one"""
 OPPOSED = 0.22
 """how often a plain T1 gradient echo of the trunk is read where fat and water cancel"""
 
@@ -85,8 +87,8 @@ def _draw_t2(sequence: str, region: str, field_t: float, volumetric: bool, rng: 
     te = rng.uniform(86, 130) if rng.random() < 0.85 else rng.uniform(130, 200)
     if region == "heart":
         te = rng.uniform(60, 100)
-    share = rng.uniform(0.4, 1.0)
-    return Protocol(sequence, "spin_echo", field_t, rng.uniform(3000, 6500), te, t2_share=share)
+    protocol = Protocol(sequence, "spin_echo", field_t, rng.uniform(3000, 6500), te)
+    return _echo_train(protocol, 0.4, rng)
 
 
 def _draw_pd(sequence: str, region: str, field_t: float, volumetric: bool, rng: np.random.Generator) -> Protocol:
@@ -98,9 +100,13 @@ def _draw_flair(sequence: str, region: str, field_t: float, volumetric: bool, rn
     long = rng.random() < (0.3 if volumetric else 0.8)
     tr = rng.uniform(7500, 11000) if long else rng.uniform(4800, 7500)
     ti = _fluid_null_ms(field_t, tr) * rng.uniform(0.86, 1.08)
-    return Protocol(
-        sequence, "inversion_recovery", field_t, tr, rng.uniform(80, 145), ti, t2_share=rng.uniform(0.25, 1.0)
-    )
+    protocol = Protocol(sequence, "inversion_recovery", field_t, tr, rng.uniform(80, 145), ti)
+    return _echo_train(protocol, 0.25, rng)
+
+
+def _echo_train(protocol: Protocol, least: float, rng: np.random.Generator) -> Protocol:
+    """The same read by a train of echoes, in whose time T2 acts for a share of `least` to 1."""
+    return replace(protocol, t2_share=rng.uniform(least, 1.0), fat_gain=rng.uniform(1.0, BRIGHTEST_FAT))
 
 
 def _draw_stir(sequence: str, region: str, field_t: float, volumetric: bool, rng: np.random.Generator) -> Protocol:
