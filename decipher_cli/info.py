@@ -1,4 +1,5 @@
-"""What is this? The program's versions, models and presets, or what a path holds: an index, a catalogue, a model, a run.
+"""What is this? The program's versions, models and presets, or what a path holds: an index, a catalogue, a run, a model
+with its card.
 
 Answers at once, without loading the encoder.
 """
@@ -15,13 +16,15 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "decipher info",
     "decipher info decipher-index",
+    "decipher info mini",
     "decipher info --json",
 )
 
 
 def info(
     path: Annotated[
-        Path | None, typer.Argument(help="An index, a catalogue, a model or a run. Default: the program itself.")
+        Path | None,
+        typer.Argument(help="An index, a catalogue, a model or its name, a run. Default: the program itself."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -36,6 +39,8 @@ def info(
     width = max(map(len, found))
     for name, value in found.items():
         put(f"{name:<{width}}  {_words(value)}")
+    if Path(found.get("card", "")).is_file():
+        put("\n" + Path(found["card"]).read_text().rstrip())
 
 
 def _program() -> dict[str, Any]:
@@ -72,6 +77,7 @@ def _folder(path: Path) -> dict[str, Any]:
     from index.scanned import is_catalogue, read_catalogue
     from index.store import Index, is_index
     from models.errors import DecipherError
+    from models.folder import model_folder, shipped_models
 
     if is_index(path):
         index = Index.open(path)
@@ -90,6 +96,8 @@ def _folder(path: Path) -> dict[str, Any]:
         lines = (path / "metrics.jsonl").read_text().splitlines() if (path / "metrics.jsonl").is_file() else []
         last = json.loads(lines[-1]) if lines else {}
         return {"kind": "run", **json.loads((path / "run.json").read_text())["config"], "last": last}
+    if str(path) in shipped_models():
+        return _model(model_folder(str(path)))
     if not path.exists():
         raise DecipherError(f"There is no {path}.", "Type decipher info for the program itself.")
     raise DecipherError(

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from models.folder import DEFAULT, SHIPPED
 from training.card import write_figures
 
 
@@ -25,3 +26,11 @@ def test_info_tells_the_figures_of_the_last_check(decipher, tiny_model: Path, tm
     assert told.pop("figures") == wanted and told == before
     said = decipher("info", model).out
     assert "hubness 0.5123" in said and "effective_rank 21.9" in said
+
+
+def test_a_shipped_model_is_told_by_its_name_with_its_card(decipher) -> None:
+    folder = SHIPPED / DEFAULT
+    said = decipher("info", DEFAULT)
+    assert said.code == 0 and said.out.endswith((folder / "card.md").read_text())
+    (told,) = decipher("info", DEFAULT, "--json").json_lines()
+    assert told["card"] == str(folder / "card.md") and told == decipher("info", folder, "--json").json_lines()[0]
