@@ -10,6 +10,8 @@ Decisions:
   one, since convolutions of a single volume are slow on CPUs.
 - In training an encoder that a batch has no volume for gets zero gradients, as other processes may have one for it. Where
   weights are sharded it is run on one volume for nothing, since processes must gather the same weights at the same time.
+- Weights are taken by index_select: gradients of `weight[own]` are summed by several threads in any order, and a run that was
+  stopped would not end with the same bits.
 """
 
 from collections.abc import Iterable, Mapping
@@ -47,8 +49,8 @@ class FamilyAdapter(nn.Module):
 
 def _through(layers: nn.Linear, own: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Each of x (B, N, width) through layer own (B,) of those that `layers` holds."""
-    weight = layers.weight.unflatten(0, (len(FAMILIES), -1))[own]
-    bias = layers.bias.unflatten(0, (len(FAMILIES), 1, -1))[own]
+    weight = layers.weight.unflatten(0, (len(FAMILIES), -1)).index_select(0, own)
+    bias = layers.bias.unflatten(0, (len(FAMILIES), 1, -1)).index_select(0, own)
     return x @ weight.mT + bias
 
 
@@ -62,7 +64,7 @@ class AdaptedEncoder(VisionEncoder):
 
     def _learned(self, batch: Prepared) -> torch.Tensor:
         learned = super()._learned(batch)
-        added = torch.where((batch.family >= 0)[:, None], self.family[batch.family.clamp(min=0)], 0.0)
+        added = torch.where((batch.family >= 0)[:, None], self.family.index_select(0, batch.family.clamp(min=0)), 0.0)
         return torch.cat([learned[:, :1] + added[:, None], learned[:, 1:]], dim=1)
 
     def _level(self, number: int, x: torch.Tensor, look: torch.Tensor, family: torch.Tensor) -> torch.Tensor:

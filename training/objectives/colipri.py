@@ -5,6 +5,8 @@ Decisions
   -cr, -cm and colipri are C, CR, CM and CRM.
 - Masked image modelling is iBOT's, on the series without text: stage align's losses for images, with DINO's and KoLeo's
   weights 0.
+- The forms of a finding are looked up by F.embedding: gradients of `texts[pairs]` are summed by several threads in any order,
+  and a run that was stopped would not end with the same bits.
 """
 
 import torch
@@ -48,7 +50,7 @@ class Colipri(Align):
         if len(batch.opposites):
             with compute.autocast():
                 texts = self.model.text(self._sentences(batch.opposites))
-            words = F.normalize(texts.float(), dim=-1)[batch.pairs]
+            words = F.embedding(batch.pairs, F.normalize(texts.float(), dim=-1))
             cosines = (F.normalize(found.volume.float(), dim=-1)[:, None, None] * words).sum(-1)
         else:
             cosines = found.volume.float().sum() * 0 + torch.zeros(batch.pairs.shape, device=batch.pairs.device)
