@@ -38,19 +38,23 @@ BASE = "text.base."
 """how the names of the text base's weights begin"""
 PARTS = ("writer.", "detector.")
 """how the names of weights begin that are no part of the encoder"""
-FIXED = ("shares", "centre", "certainty")
+FIXED = ("shares", "contrast", "centre", "certainty")
 """zeros until training.standardise has fixed them"""
+CONTRASTS = 4
+"""sequences that differ by brightness alone, one more than the directions between them"""
 
 
 class Decipher(nn.Module):
     """vision: volumes to (B, dim); text: texts to (B, dim); scale: the learned inverse temperature of their cosine.
 
-    shares (P,): what each of VOLUME_PARTS counts, or zeros where the volume vector is their plain sum; centre (dim,): what
-    volume vectors of unit length have in common, taken off them; certainty (1,): `certain_scale`, or 0.
+    shares (P,): what each of VOLUME_PARTS counts, or zeros where the volume vector is their plain sum; contrast (K, dim): the
+    directions, orthonormal, in which the histogram is asked alone, or zeros; centre (dim,): what volume vectors of unit
+    length have in common, taken off them; certainty (1,): `certain_scale`, or 0.
     writer, detector: what was trained on the features, or None.
     """
 
     shares: torch.Tensor
+    contrast: torch.Tensor
     centre: torch.Tensor
     certainty: torch.Tensor
     writer: Writer | None
@@ -64,6 +68,7 @@ class Decipher(nn.Module):
         self.text = TextEncoder(config.text, config.dim, folder)
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one axis, since FSDP shards no scalars
         self.register_buffer("shares", torch.zeros(len(VOLUME_PARTS)), persistent=False)
+        self.register_buffer("contrast", torch.zeros(CONTRASTS - 1, config.dim), persistent=False)
         self.register_buffer("centre", torch.zeros(config.dim), persistent=False)
         self.register_buffer("certainty", torch.zeros(1), persistent=False)
         self.register_module("writer", None)
@@ -89,8 +94,13 @@ class Decipher(nn.Module):
         return replace(found, volume=F.normalize(volume, dim=-1))
 
     def _weighed(self, parts: torch.Tensor) -> torch.Tensor:
-        """Parts (B, P, dim), each at unit length, by their shares: (B, dim)."""
-        return (F.normalize(parts, dim=-1) * self.shares[:, None]).sum(dim=1)
+        """Parts (B, P, dim), each at unit length, by their shares, and the histogram alone along `contrast`: (B, dim)."""
+        unit = F.normalize(parts, dim=-1)
+        together, alone = (unit * self.shares[:, None]).sum(dim=1), unit[:, VOLUME_PARTS.index("histogram")]
+        along = ((alone - together)[:, None] * self.contrast).sum(
+            dim=-1, keepdim=True
+        )  # no matrices, lest batches differ
+        return together + (along * self.contrast).sum(dim=1)
 
     def encode_volumes(self, volumes: Sequence[Volume]) -> torch.Tensor:
         """Unit vectors (B, dim), float32, of volumes as they were read."""

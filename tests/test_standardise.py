@@ -14,8 +14,18 @@ from models.folder import passport
 from models.prepare import collate
 from training.calibration import fit_scale
 from training.data import TrainingSet
-from training.standardise import UNSEEN, set_centre, set_certainty, set_shares, settle, unseen_patients
+from training.standardise import (
+    BY_BRIGHTNESS,
+    UNSEEN,
+    set_centre,
+    set_certainty,
+    set_contrast,
+    set_shares,
+    settle,
+    unseen_patients,
+)
 from training.watch import check_rows
+from training.wordings import WORDS
 
 
 @pytest.fixture
@@ -145,13 +155,36 @@ def test_the_histogram_counts_what_it_is_given(model: Decipher, data: TrainingSe
     assert torch.equal(model.encode_prepared(batch).volume, summed.volume), "the sum, as it was trained"
 
 
+def test_between_t1_t2_flair_and_pd_the_histogram_is_asked_alone(model: Decipher, data: TrainingSet) -> None:
+    """Against projections by least squares: along the differences of the four texts the volume vector is the histogram's part,
+    across them what the shares make of all parts."""
+    batch = collate([data.sample(0), data.sample(2)])
+    set_contrast(model)
+    assert not model.contrast.any(), "a sum of parts, as trained, has no directions of its own"
+    set_shares(model, 0.4)
+    found = [part / part.norm(dim=1, keepdim=True) for part in model.encode_prepared(batch).parts.unbind(dim=1)]
+    mixed = (0.3 * found[0] + 0.3 * found[1] + 0.4 * found[2]).numpy()
+    set_contrast(model)
+    texts = [model.encode_texts([f"{word} MRI" for word in WORDS["sequence"][name]]).numpy() for name in BY_BRIGHTNESS]
+    apart = np.stack([t.mean(axis=0) - texts[-1].mean(axis=0) for t in texts[:-1]]).T
+
+    def along(vectors: np.ndarray) -> np.ndarray:
+        return (apart @ np.linalg.lstsq(apart, vectors.T, rcond=None)[0]).T
+
+    wanted = along(found[2].numpy()) + mixed - along(mixed)
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.encode_prepared(batch).volume, wanted, atol=2e-3)
+    assert np.abs(wanted - mixed / np.linalg.norm(mixed, axis=1, keepdims=True)).max() > 1e-2
+
+
 def test_shares_are_part_of_the_model(model: Decipher, data: TrainingSet, tmp_path: Path) -> None:
     """As settling leaves them they are saved, read and in the passport; the centre is of vectors that were weighed by them."""
     model.save(tmp_path / "plain")
     settle(model, data, replace(CONFIG, stages=("align",), histogram_share=0.7), tmp_path, [].append)
     model.save(tmp_path / "weighed")
     again = load(str(tmp_path / "weighed"))
-    assert torch.equal(again.shares, model.shares)
+    assert torch.equal(again.shares, model.shares) and torch.equal(again.contrast, model.contrast)
+    assert again.contrast.any()
     assert again.shares.tolist() == pytest.approx([0.15, 0.15, 0.7], abs=1e-3)
     assert passport(str(tmp_path / "weighed"))["hash"] != passport(str(tmp_path / "plain"))["hash"]
     centre = model.centre.clone()

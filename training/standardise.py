@@ -1,9 +1,11 @@
-"""What is fixed of an aligned model once its training is over, and kept in it: what each part of the volumes' vectors counts,
-their centre, and how sure their cosines with prompts are.
+"""What is fixed of an aligned model once its training is over, and kept in it: what each part of the volumes' vectors counts
+and where, their centre, and how sure their cosines with prompts are.
 
 Decisions
 - What counts: the histogram names sequences of sites that were never seen better than stem and tokens, which know much else and
   say it louder. So each part is taken at unit length, and config.histogram_share is the histogram's; the others share the rest.
+- T1, T2, FLAIR and PD differ by what is bright, and at new sites the histogram alone names more of them than all parts
+  together. So it is asked alone in the directions in which words for them differ; elsewhere all parts are heard.
 - Half the mean of the volume vectors, as training draws them, is taken off every volume vector. A contrast ranks texts by
   cosine less half of what all volumes have in common with each text (distribution normalisation, Zhou et al., "Test-time
   distribution normalization", NeurIPS 2023); here the mean is that of training and fixed in the model, so that a vector does
@@ -29,7 +31,10 @@ from training.meter import Record, Told
 from training.preparing import HEAD, PHANTOM, patient_series
 from training.shards import COLUMNS, Shard
 from training.watch import as_found, check_rows, frozen_check, volume_vectors
+from training.wordings import WORDS
 
+BY_BRIGHTNESS = ("T1", "T2", "FLAIR", "PD")
+"""the sequences (models.decipher.CONTRASTS of them) that differ by brightness alone"""
 DRAWN = 1024
 """volumes of which the centre is the mean"""
 TAKEN_OFF = 0.5
@@ -44,6 +49,7 @@ def settle(model: Decipher, data: TrainingSet, config: TrainConfig, run: Path, t
     """Fix the shares, the centre and the certainty of a model that was aligned with texts, in place, and write what the frozen
     check finds of it from now on to `run`/metrics.jsonl."""
     set_shares(model, config.histogram_share)
+    set_contrast(model)
     set_centre(model, data, config)
     set_certainty(model, data, config)
     stage = config.stages[-1]
@@ -60,6 +66,18 @@ def set_shares(model: Decipher, histogram: float) -> None:
     """What the histogram counts of the volume vector, where the others share the rest; 0: the vector is the sum, as trained."""
     rest = (1 - histogram) / 2 if histogram else 0.0
     model.shares.copy_(torch.tensor([rest, rest, histogram]).half())
+
+
+def set_contrast(model: Decipher) -> None:
+    """The directions in which the texts of BY_BRIGHTNESS differ, as the mean of all wordings has them; zeros without shares."""
+    model.contrast.zero_()
+    if model.shares.any():
+        said = [
+            model.encode_texts([f"{word} MRI" for word in WORDS["sequence"][name]]).mean(dim=0)
+            for name in BY_BRIGHTNESS
+        ]
+        means = torch.stack(said)
+        model.contrast.copy_(torch.linalg.svd(means - means.mean(dim=0), full_matrices=False).Vh[:-1].half())
 
 
 def set_centre(model: Decipher, data: TrainingSet, config: TrainConfig) -> None:
