@@ -96,10 +96,10 @@ class Decipher(nn.Module):
     def _weighed(self, parts: torch.Tensor) -> torch.Tensor:
         """Parts (B, P, dim), each at unit length, by their shares, and the histogram alone along `contrast`: (B, dim)."""
         unit = F.normalize(parts, dim=-1)
-        together, alone = (unit * self.shares[:, None]).sum(dim=1), unit[:, VOLUME_PARTS.index("histogram")]
-        along = ((alone - together)[:, None] * self.contrast).sum(
-            dim=-1, keepdim=True
-        )  # no matrices, lest batches differ
+        together = (unit * self.shares[:, None]).sum(dim=1)
+        alone = unit[:, VOLUME_PARTS.index("histogram")]
+        # Sums and no product of matrices, whose last bits would depend on the size of the batch.
+        along = ((alone - together)[:, None] * self.contrast).sum(dim=-1, keepdim=True)
         return together + (along * self.contrast).sum(dim=1)
 
     def encode_volumes(self, volumes: Sequence[Volume]) -> torch.Tensor:

@@ -156,7 +156,8 @@ class TrainConfig:
     parts_weight: float = 0.0
     """weight of contrast and heads on each part of the volume vector alone, in stage align"""
     histogram_share: float = 0.0
-    """what the histogram counts of the volume vector once stage align is over, parts at unit length; 0: their sum as trained"""
+    """what the histogram counts of the volume vector once stage align is over, parts at unit length; what tells T1, T2, FLAIR
+    and PD apart is asked of it alone. 0: the sum of the parts, as trained"""
     views_weight: float = 0.0
     """weight of the contrast between two views of a volume in stage align"""
 
