@@ -40,8 +40,8 @@ PARTS = ("writer.", "detector.")
 """how the names of weights begin that are no part of the encoder"""
 FIXED = ("shares", "contrast", "centre", "certainty")
 """zeros until training.standardise has fixed them"""
-CONTRASTS = 4
-"""sequences that differ by brightness alone, one more than the directions between them"""
+BY_BRIGHTNESS = ("T1", "T2", "FLAIR", "PD")
+"""sequences that differ by what is bright; there is one direction less between them"""
 
 
 class Decipher(nn.Module):
@@ -68,7 +68,7 @@ class Decipher(nn.Module):
         self.text = TextEncoder(config.text, config.dim, folder)
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one axis, since FSDP shards no scalars
         self.register_buffer("shares", torch.zeros(len(VOLUME_PARTS)), persistent=False)
-        self.register_buffer("contrast", torch.zeros(CONTRASTS - 1, config.dim), persistent=False)
+        self.register_buffer("contrast", torch.zeros(len(BY_BRIGHTNESS) - 1, config.dim), persistent=False)
         self.register_buffer("centre", torch.zeros(config.dim), persistent=False)
         self.register_buffer("certainty", torch.zeros(1), persistent=False)
         self.register_module("writer", None)

@@ -9,13 +9,12 @@ import pytest
 import torch
 from test_watch import CONFIG, KINDS, TINY, data_of, table, vectors
 
-from models.decipher import Decipher, load
+from models.decipher import BY_BRIGHTNESS, Decipher, load
 from models.folder import passport
 from models.prepare import collate
 from training.calibration import fit_scale
 from training.data import TrainingSet
 from training.standardise import (
-    BY_BRIGHTNESS,
     UNSEEN,
     set_centre,
     set_certainty,

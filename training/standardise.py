@@ -23,7 +23,7 @@ import polars as pl
 import torch
 
 from index.caption import QUESTIONS, TERMS, question
-from models.decipher import Decipher
+from models.decipher import BY_BRIGHTNESS, Decipher
 from training.calibration import fit_scale
 from training.config import TrainConfig
 from training.data import TrainingSet, rng_of
@@ -33,8 +33,6 @@ from training.shards import COLUMNS, Shard
 from training.watch import as_found, check_rows, frozen_check, volume_vectors
 from training.wordings import WORDS
 
-BY_BRIGHTNESS = ("T1", "T2", "FLAIR", "PD")
-"""the sequences (models.decipher.CONTRASTS of them) that differ by brightness alone"""
 DRAWN = 1024
 """volumes of which the centre is the mean"""
 TAKEN_OFF = 0.5
@@ -46,7 +44,7 @@ FEWEST = 8
 
 
 def settle(model: Decipher, data: TrainingSet, config: TrainConfig, run: Path, told: Told) -> None:
-    """Fix the shares, the centre and the certainty of a model that was aligned with texts, in place, and write what the frozen
+    """Fix the shares, the contrast, the centre and the certainty of a model that was aligned with texts, in place, and write what the frozen
     check finds of it from now on to `run`/metrics.jsonl."""
     set_shares(model, config.histogram_share)
     set_contrast(model)
