@@ -258,14 +258,14 @@ def test_unknown_decoders_are_refused() -> None:
 
 def test_a_decoder_overfits_three_volumes(lesson: Lesson) -> None:
     cases, seen = np.arange(3), []
-    learning = Learning(epochs=60)
+    learning = Learning(epochs=90)
     decoder = train_decoder(
         decoder_config(TINY, "resnet"), lesson, cases, learning, CPU, lambda epoch, _: seen.append(epoch)
     )
-    assert seen == list(range(1, 61))
+    assert seen == list(range(1, 91))
     threshold = best_threshold(lambda case: canvas_map(decoder, lesson, case, CPU), lesson, cases)
     found = [dice(lesson.targets[c] > 0.5, canvas_map(decoder, lesson, c, CPU) > threshold) for c in cases]
-    assert np.mean(found) > 0.75
+    assert np.mean(found) > 0.8
 
 
 def test_the_threshold_is_the_best_of_all(lesson: Lesson, rng: np.random.Generator) -> None:
