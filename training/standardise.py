@@ -44,8 +44,8 @@ FEWEST = 8
 
 
 def settle(model: Decipher, data: TrainingSet, config: TrainConfig, run: Path, told: Told) -> None:
-    """Fix the shares, the contrast, the centre and the certainty of a model that was aligned with texts, in place, and write what the frozen
-    check finds of it from now on to `run`/metrics.jsonl."""
+    """Fix the shares, the contrast, the centre and the certainty of a model that was aligned with texts, in place, and write
+    what the frozen check finds of it from now on to `run`/metrics.jsonl."""
     set_shares(model, config.histogram_share)
     set_contrast(model)
     set_centre(model, data, config)
